@@ -1,0 +1,201 @@
+"""What every config class shares: strict validation without torch, and PEFT's ``adapter_config.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from adapterkit.errors import CheckpointError, ConfigError, did_you_mean
+from adapterkit.registry import methods, resolve, tasks
+
+CONFIG_NAME = "adapter_config.json"
+PEFT_FORMAT = "0.21.2"
+"""The PEFT release whose file format is written."""
+
+
+class StrictModel(BaseModel):
+    """No unknown keys, no silent conversions, checked on construction and on assignment. Imports no torch."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, defer_build=True)
+
+
+def _plain_value(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _no_python_none(value: Any) -> Any:
+    if value == "None":
+        raise ValueError("got the string 'None'; on the command line and in YAML the null value is spelled null")
+    return value
+
+
+def _as_names(value: Any) -> Any:
+    """Sets and tuples become lists, sets in a fixed order, so that files are the same on every run."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return _no_python_none(value)
+
+
+def _known_task_type(value: Any) -> Any:
+    value = _plain_value(value)
+    if value is None or not isinstance(value, str) or value.lower() in tasks:
+        return value
+    choices = [name.upper() for name in tasks]
+    raise ValueError(f"no task type {value!r}{did_you_mean(value, choices)} Choices: {', '.join(choices)}")
+
+
+Text = Annotated[str, BeforeValidator(_no_python_none)]
+"""A string that is not a misspelt null."""
+
+Names = Annotated[list[str], BeforeValidator(_as_names)]
+"""A list of names; any set or tuple is taken, too."""
+
+Pattern = Annotated[str | list[str], BeforeValidator(_as_names)]
+"""A list of names, or one regular expression."""
+
+Choice = BeforeValidator(_plain_value)
+"""Beside a `Literal`: takes a member of PEFT's enumerations as well."""
+
+
+class PeftConfig(StrictModel):
+    """The fields of every adapter method, in PEFT's spelling.
+
+    A method subclasses it, fixes ``peft_type`` to a `Literal`, and names its implementation in `adapter`; the class
+    is declared under the entry-point group ``adapterkit.methods`` by the name ``peft_type.lower()``.
+    """
+
+    adapter: ClassVar[str]
+    """``"package.module:Class"`` of the adapter, imported only when an adapter is made."""
+
+    runtime_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that steer computation only, and are not written to ``adapter_config.json``."""
+
+    inert: ClassVar[Mapping[str, Any]] = {}
+    """Keys of PEFT's files without a counterpart here, harmless at the value given."""
+
+    peft_type: str = Field(description="Name of the method, in capitals.")
+    task_type: Annotated[str | None, BeforeValidator(_known_task_type)] = Field(
+        None, description="What the model is for: SEQ_CLS, TOKEN_CLS, CAUSAL_LM, SEQ_2_SEQ_LM, QUESTION_ANS, ..."
+    )
+    base_model_name_or_path: str | None = Field(None, description="Where the base model comes from.")
+    revision: str | None = Field(None, description="Revision of the base model on the Hub.")
+    inference_mode: bool = Field(False, description="Whether the adapter is frozen, for inference only.")
+    auto_mapping: dict[str, Any] | None = Field(None, description="Class of a base model that has no task type.")
+    peft_version: str | None = Field(None, description="Version of the file format.")
+    modules_to_save: Names | None = Field(
+        None, description="Modules trained and saved whole beside the adapter, by name or name suffix: heads."
+    )
+
+    @property
+    def is_prompt_learning(self) -> bool:
+        """Whether the method adapts the whole model's inputs rather than layers."""
+        return False
+
+    def adapter_class(self) -> Any:
+        """The class that `adapter` names. Imports torch."""
+        return resolve(self.adapter)
+
+    def at(self, module_name: str) -> Self:
+        """This config as it holds for one module: patterns by module name are applied."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``adapter_config.json``, in JSON types."""
+        return self.model_dump(mode="json", exclude=set(self.runtime_fields))
+
+    def save_pretrained(self, save_directory: str | Path, **changes: Any) -> None:
+        """Write ``adapter_config.json`` into ``save_directory``; the file appears whole or not at all."""
+        from adapterkit.files import write_text
+
+        content = {**self.to_dict(), "inference_mode": True, "peft_version": PEFT_FORMAT, **changes}
+        write_text(Path(save_directory) / CONFIG_NAME, json.dumps(content, indent=2, sort_keys=True))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, allow_unknown: Iterable[str] = (), source: str = "config") -> Self:
+        """The config that ``data`` describes; its ``peft_type`` chooses the class.
+
+        Unknown keys without a value (None, False, empty) are ignored: older and newer releases write them. Unknown
+        keys that carry a value are refused unless ``allow_unknown`` names them.
+
+        Raises:
+            ConfigError: a key is unknown or a value is not valid; names them all, and ``source``.
+        """
+        target = cls._class_for(data, source)
+        allowed, content, refused = set(allow_unknown), {}, []
+        for key, value in data.items():
+            if key in target.model_fields:
+                content[key] = value
+            elif value and key not in allowed and target.inert.get(key) != value and key != "runtime_config":
+                refused.append(f"{key}={value!r}{did_you_mean(key, target.model_fields)}")
+        if refused:
+            raise ConfigError(
+                f"{source}: {target.__name__} does not know {'; '.join(refused)}. "
+                "If the value may be ignored, name the key in allow_unknown"
+            )
+        try:
+            return target.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {summarize(error)}") from error
+
+    @classmethod
+    def _class_for(cls, data: Mapping[str, Any], source: str) -> type[Self]:
+        method = _plain_value(data.get("peft_type"))
+        if not isinstance(method, str):
+            if cls is PeftConfig:
+                raise ConfigError(f"{source}: peft_type is missing. Installed: {', '.join(m.upper() for m in methods)}")
+            return cls
+        found = methods[method.lower()]
+        if not issubclass(found, cls):
+            raise ConfigError(f"{source}: this is a {method} config, not one for {cls.__name__}")
+        return found
+
+    @classmethod
+    def from_json_file(cls, path: str | Path, **options: Any) -> Self:
+        """Read one ``adapter_config.json``; options as for `from_dict`.
+
+        Raises:
+            CheckpointError: there is no such file, or it is not JSON.
+        """
+        path = Path(path)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path.parent} has no {path.name}: not an adapter's directory") from None
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if not isinstance(data, dict):
+            raise CheckpointError(f"{path}: expected an object, found {type(data).__name__}")
+        return cls.from_dict(data, source=str(path), **options)
+
+    @classmethod
+    def from_pretrained(cls, model_id: str | Path, **options: Any) -> Self:
+        """Read the config of a saved adapter: a directory or a Hub id.
+
+        Args:
+            model_id: directory, or repository on the Hub.
+            options: ``subfolder``, ``allow_unknown``, and what `huggingface_hub.hf_hub_download` takes
+                (``revision``, ``token``, ``cache_dir``, ``local_files_only``, ...).
+        """
+        from adapterkit.files import fetch
+
+        allow_unknown = options.pop("allow_unknown", ())
+        return cls.from_json_file(fetch(model_id, CONFIG_NAME, **options), allow_unknown=allow_unknown)
+
+
+def summarize(error: ValidationError) -> str:
+    """Every problem of a validation error on one line each, ``field: what is wrong (got ...)``."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        names = problem["loc"][:1]
+        unknown = problem["type"] == "extra_forbidden" and names
+        what = "unknown key" if unknown else problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {what} (got {problem['input']!r})")
+    return "; ".join(dict.fromkeys(lines))

@@ -1,0 +1,51 @@
+"""Fields of the methods that adapt layers: which modules they target."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from adapterkit.config.base import Names, Pattern, PeftConfig
+
+
+class LayerConfig(PeftConfig):
+    """A method that puts an adapter at each of its target modules."""
+
+    target_modules: Pattern | None = Field(
+        None,
+        description="A list of module names or name suffixes ('role:query' for a role), one regular expression that "
+        "matches whole names, 'all-linear', or null for the usual targets of the architecture.",
+    )
+    exclude_modules: Pattern | None = Field(
+        None, description="Modules to leave alone, as a list of name suffixes or one regular expression."
+    )
+
+    default_roles: ClassVar[tuple[str, ...]] = ("query", "value")
+    """The roles that ``target_modules=None`` means, for architectures named in `adapterkit.architectures`."""
+
+
+def _as_indices(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | range) else value
+
+
+Indices = Annotated[int | list[int], BeforeValidator(_as_indices)]
+
+
+class IndexedLayerConfig(LayerConfig):
+    """A `LayerConfig` that can be narrowed to some of a model's numbered layers."""
+
+    layers_to_transform: Indices | None = Field(
+        None, description="Index or indices of the layers to adapt; null adapts all."
+    )
+    layers_pattern: Names | str | None = Field(
+        None, description="Name of the module list that layers_to_transform counts in, such as 'layers' or 'h'."
+    )
+
+    @model_validator(mode="after")
+    def _indices_need_a_list(self) -> Self:
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise ValueError("layers_to_transform needs target_modules as a list of names, or null")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern is set, but layers_to_transform is not")
+        return self

@@ -1,0 +1,159 @@
+"""The configuration of one run: ``python -m adapterkit +method=lora task=seq_cls``.
+
+`RunConfig` holds everything but the method and the task; `run_config` adds the fields of the two that were chosen,
+so that the place of an error is the override path.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model
+
+from adapterkit.config.base import Names, PeftConfig, StrictModel, Text
+from adapterkit.config.task import TaskConfig
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelConfig(StrictModel):
+    """The frozen base model."""
+
+    name_or_path: Text | None = Field(
+        None,
+        description="Hub id, directory, or builtin:bert|gpt2|llama|t5 for a tiny model made from a config; null takes "
+        "the task's built-in one.",
+    )
+    tokenizer: Text | None = Field(None, description="Hub id or directory of the tokenizer, if not the model's own.")
+    revision: Text | None = Field(None, description="Branch, tag or commit on the Hub.")
+    subfolder: Text | None = Field(None, description="Folder inside name_or_path that holds the model.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the frozen weights; auto keeps the checkpoint's."
+    )
+    load_in_8bit: bool = Field(False, description="Quantise the base to 8 bits with bitsandbytes.")
+    load_in_4bit: bool = Field(False, description="Quantise the base to 4 bits with bitsandbytes.")
+    trust_remote_code: bool = Field(False, description="Whether code from the model's repository may run.")
+    attn_implementation: Text | None = Field(None, description="eager, sdpa, flash_attention_2, ...")
+
+
+class DataConfig(StrictModel):
+    """Where examples come from, and how they are read."""
+
+    path: Text | None = Field(
+        None, description="Hub id, file or directory (train/dev/test files in it); null takes the task's built-in data."
+    )
+    name: Text | None = Field(None, description="Configuration of a data set on the Hub.")
+    revision: Text | None = Field(None, description="Revision of a data set on the Hub.")
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "conll", "squad", "text"] = Field(
+        "auto", description="Format of local files; auto goes by the ending."
+    )
+    header: bool | None = Field(None, description="Whether CSV and TSV files have a header line; null looks.")
+    train: Text | None = Field(None, description="Name of the training split, or its file.")
+    validation: Text | None = Field(None, description="Name of the validation split, or its file.")
+    test: Text | None = Field(None, description="Name of the test split, or its file.")
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Share of the training split held out where there is no validation split."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="The task's column roles to the data's column names: {text: sentence}."
+    )
+    max_length: PositiveInt = Field(128, description="Longest input in tokens; longer ones are cut.")
+    max_target_length: PositiveInt = Field(64, description="Longest target in tokens, for sequence to sequence.")
+    doc_stride: PositiveInt = Field(64, description="Overlap of the windows of a long context, for question answering.")
+    max_train_samples: PositiveInt | None = Field(None, description="Use only so many training examples.")
+    max_eval_samples: PositiveInt | None = Field(None, description="Use only so many validation and test examples.")
+
+
+Strategy = Literal["no", "steps", "epoch"]
+
+
+class TrainerConfig(StrictModel):
+    """Keys of `transformers.TrainingArguments`, by their own names, and a few of ours at the end."""
+
+    learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate.")
+    num_train_epochs: PositiveFloat = Field(3.0, description="Passes over the training data.")
+    max_steps: int = Field(-1, ge=-1, description="Optimizer steps; -1 goes by num_train_epochs.")
+    per_device_train_batch_size: PositiveInt = Field(32, description="Examples per step and device.")
+    per_device_eval_batch_size: PositiveInt = Field(64, description="Examples per evaluation step and device.")
+    gradient_accumulation_steps: PositiveInt = Field(1, description="Batches per optimizer step.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Weight decay of AdamW.")
+    adam_beta1: Fraction = Field(0.9, description="First coefficient of AdamW.")
+    adam_beta2: Fraction = Field(0.999, description="Second coefficient of AdamW.")
+    adam_epsilon: PositiveFloat = Field(1e-8, description="Epsilon of AdamW.")
+    max_grad_norm: NonNegativeFloat = Field(1.0, description="Gradients are clipped to this norm; 0 does not clip.")
+    optim: Text = Field("adamw_torch_fused", description="Name of the optimizer, as transformers knows it.")
+    lr_scheduler_type: Text = Field("linear", description="linear, cosine, constant, constant_with_warmup, ...")
+    warmup_steps: NonNegativeFloat = Field(0.06, description="Warm-up steps, or their share if below 1.")
+    label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Label smoothing.")
+    bf16: bool = Field(False, description="Train under bfloat16 autocast.")
+    fp16: bool = Field(False, description="Train under float16 autocast, with loss scaling.")
+    tf32: bool | None = Field(None, description="Whether float32 products may use TF32.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in backward to save memory.")
+    gradient_checkpointing_kwargs: dict[str, Any] | None = Field(None, description="{use_reentrant: false}, ...")
+    torch_compile: bool = Field(False, description="Compile the model.")
+    use_cpu: bool = Field(False, description="Train on the CPU even where there is an accelerator.")
+    dataloader_num_workers: NonNegativeInt = Field(0, description="Worker processes that load data.")
+    dataloader_drop_last: bool = Field(False, description="Drop the last, incomplete batch.")
+    dataloader_pin_memory: bool = Field(True, description="Pin host memory where there is an accelerator.")
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = Field(
+        "random", description="Order of the training examples; group_by_length pads less."
+    )
+    eval_strategy: Strategy = Field("epoch", description="When to evaluate.")
+    eval_steps: PositiveFloat | None = Field(None, description="Steps between evaluations.")
+    eval_on_start: bool = Field(False, description="Evaluate once before training.")
+    save_strategy: Strategy = Field("epoch", description="When to write a checkpoint.")
+    save_steps: PositiveFloat = Field(500, description="Steps between checkpoints.")
+    save_total_limit: PositiveInt | None = Field(2, description="How many checkpoints are kept.")
+    load_best_model_at_end: bool = Field(True, description="End with the best checkpoint, by metric_for_best_model.")
+    metric_for_best_model: Text | None = Field(None, description="Metric that chooses; null takes the task's.")
+    greater_is_better: bool | None = Field(None, description="Whether more is better; null goes by the metric.")
+    logging_strategy: Strategy = Field("steps", description="When to log the training loss.")
+    logging_steps: PositiveFloat = Field(10, description="Steps between log entries.")
+    report_to: Names = Field(default_factory=list, description="Loggers: tensorboard, wandb, mlflow, trackio.")
+    run_name: Text | None = Field(None, description="Name of the run in loggers.")
+    disable_tqdm: bool | None = Field(None, description="No progress bar; null shows one on a terminal only.")
+    deepspeed: Text | None = Field(None, description="Path of a DeepSpeed configuration.")
+    fsdp: Text | None = Field(None, description="FSDP options, as transformers takes them.")
+    ddp_find_unused_parameters: bool | None = Field(None, description="Passed to DistributedDataParallel.")
+    early_stopping_patience: PositiveInt | None = Field(
+        None, description="Stop after so many evaluations without improvement; null never stops early."
+    )
+    early_stopping_threshold: NonNegativeFloat = Field(0.0, description="Improvement that counts as one.")
+    check_steps: PositiveInt = Field(
+        5, description="After so many steps every trainable tensor must have received a gradient and have changed."
+    )
+
+
+class SweepConfig(StrictModel):
+    """How a sweep ends and what its report compares."""
+
+    metric: Text | None = Field(None, description="Metric the trials are ranked by; null takes the task's.")
+    on_failure: Literal["continue", "stop"] = Field("continue", description="What a failed trial does to the rest.")
+
+
+class RunConfig(StrictModel):
+    """Everything of a run but its method and its task."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig, description="The frozen base model.")
+    data: DataConfig = Field(default_factory=DataConfig, description="Where examples come from.")
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="How to train.")
+    sweep: SweepConfig = Field(default_factory=SweepConfig, description="How a sweep is reported.")
+    seed: NonNegativeInt = Field(0, description="Seed of initialisation, data order and dropout.")
+    deterministic: bool = Field(False, description="Only deterministic kernels, at some cost in speed.")
+    adapter_name: Text = Field("default", description="Name of the adapter.")
+    resume: Text | None = Field(None, description="auto, or the directory of an interrupted run to go on with.")
+    dry_run: bool = Field(False, description="Stop after the targets are matched and the parameters counted.")
+    method: Any = Field(None, description="The adapter method.")
+    task: Any = Field(None, description="What the model is for.")
+
+
+@cache
+def run_config(method: type[PeftConfig], task: type[TaskConfig]) -> type[RunConfig]:
+    """The run configuration for one method and one task, both validated in place."""
+    return create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        method=(method, Field(description="The adapter method.")),
+        task=(task, Field(description="What the model is for.")),
+    )

@@ -1,0 +1,40 @@
+"""What a task declares: its wrapper, its heads, how inputs grow under a prompt, and how its data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from adapterkit.config.base import StrictModel
+
+
+class TaskConfig(StrictModel):
+    """A task; subclass it, fix ``name`` to a `Literal`, and declare it under ``adapterkit.tasks`` by that name."""
+
+    task_type: ClassVar[str]
+    """PEFT's name, ``"SEQ_CLS"``."""
+
+    wrapper: ClassVar[str]
+    """``"package.module:Class"`` of the `PeftModel` subclass."""
+
+    auto_model: ClassVar[str]
+    """Name of the class in transformers that loads a base model for it, ``"AutoModelForSequenceClassification"``."""
+
+    pipeline: ClassVar[str]
+    """``"package.module:Class"`` of the `adapterkit.train.pipeline.Pipeline`: features, collator, metrics."""
+
+    default_model: ClassVar[str]
+    """The built-in base model used when none is named: ``"builtin:bert"``."""
+
+    default_metric: ClassVar[str]
+    """The metric by which the best checkpoint and the best trial are chosen."""
+
+    greater_is_better: ClassVar[bool] = True
+    """Whether more of `default_metric` is better."""
+
+    default_columns: ClassVar[Mapping[str, str]] = {}
+    """Roles of the columns to their usual names, ``{"text": "text", "label": "label"}``."""
+
+    name: str = Field(description="Name of the task.")

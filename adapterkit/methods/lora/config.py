@@ -1,0 +1,72 @@
+"""Settings of LoRA and its family."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from adapterkit.config.base import Choice
+from adapterkit.config.layer import IndexedLayerConfig
+
+Init = Literal["gaussian", "olora", "pissa", "orthogonal"]
+
+
+class LoraConfig(IndexedLayerConfig):
+    """LoRA (Hu et al., 2021), https://arxiv.org/abs/2106.09685: ``y = W x + (alpha / r) B A x``.
+
+    With ``use_rslora`` the scale is ``alpha / sqrt(r)`` (Kalajdzievski, 2023, https://arxiv.org/abs/2312.03732); with
+    ``use_dora`` the weight's magnitude is learnt apart (Liu et al., 2024, https://arxiv.org/abs/2402.09353).
+    """
+
+    adapter: ClassVar[str] = "adapterkit.methods.lora.adapter:LoraAdapter"
+    runtime_fields: ClassVar[frozenset[str]] = frozenset({"compute_dtype"})
+    inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core", "qalora_group_size": 16}
+
+    peft_type: Annotated[Literal["LORA"], Choice] = Field("LORA", description="Name of the method.")
+    r: PositiveInt = Field(8, description="Rank of the update.")
+    lora_alpha: PositiveFloat = Field(8, description="The update is scaled by lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    fan_in_fan_out: bool = Field(
+        False, description="Whether layers store (in, out). Recognised by itself; kept for PEFT's files."
+    )
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained, too.")
+    use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r), which stays stable at high rank.")
+    use_dora: bool = Field(False, description="Learn the weight's magnitude apart from its direction.")
+    lora_bias: bool = Field(False, description="Give the second factor a bias of its own.")
+    init_lora_weights: bool | Annotated[Init, Choice] | Annotated[str, Field(pattern=r"^pissa_niter_\d+$")] = Field(
+        True,
+        description="true (A random, B zero), gaussian, orthogonal, olora, pissa, pissa_niter_<n>, or false (both "
+        "random, for tests).",
+    )
+    rank_pattern: dict[str, PositiveInt] = Field(
+        default_factory=dict, description="Other ranks for some modules: {name suffix or regex: r}."
+    )
+    alpha_pattern: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="Other alphas for some modules: {name suffix or regex: alpha}."
+    )
+    compute_dtype: Literal["input", "adapter"] = Field(
+        "input",
+        description="Type the low-rank products are computed in: the activations', or the factors' own (as in PEFT).",
+    )
+
+    @model_validator(mode="after")
+    def _lora_bias_has_no_dora(self) -> Self:
+        if self.lora_bias and self.use_dora:
+            raise ValueError("lora_bias and use_dora exclude each other")
+        return self
+
+    def at(self, module_name: str) -> Self:
+        rank, alpha = _match(self.rank_pattern, module_name), _match(self.alpha_pattern, module_name)
+        changes = {"r": rank, "lora_alpha": alpha}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        return self.model_copy(update=changes) if changes else self
+
+
+def _match(patterns: dict[str, Any], name: str) -> Any:
+    """The value of the first pattern that matches ``name`` whole or after a dot."""
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            return value
+    return None

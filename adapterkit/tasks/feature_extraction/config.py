@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from adapterkit.config.task import TaskConfig
+
+
+class FeatureExtractionConfig(TaskConfig):
+    """TODO"""
+
+    task_type: ClassVar[str] = "FEATURE_EXTRACTION"
+    wrapper: ClassVar[str] = "adapterkit.tasks.feature_extraction.model:PeftModelForFeatureExtraction"
+    auto_model: ClassVar[str] = "AutoModel"
+    pipeline: ClassVar[str] = "adapterkit.tasks.feature_extraction.pipeline:FeatureExtractionPipeline"
+    default_model: ClassVar[str] = "builtin:bert"
+    default_metric: ClassVar[str] = "spearman"
+    default_columns: ClassVar[Mapping[str, str]] = {}
+
+    name: Literal["feature_extraction"] = Field("feature_extraction", description="Name of the task.")

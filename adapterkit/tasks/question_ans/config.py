@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from adapterkit.config.task import TaskConfig
+
+
+class QuestionAnsConfig(TaskConfig):
+    """TODO"""
+
+    task_type: ClassVar[str] = "QUESTION_ANS"
+    wrapper: ClassVar[str] = "adapterkit.tasks.question_ans.model:PeftModelForQuestionAnswering"
+    auto_model: ClassVar[str] = "AutoModelForQuestionAnswering"
+    pipeline: ClassVar[str] = "adapterkit.tasks.question_ans.pipeline:QuestionAnsPipeline"
+    default_model: ClassVar[str] = "builtin:bert"
+    default_metric: ClassVar[str] = "f1"
+    default_columns: ClassVar[Mapping[str, str]] = {}
+
+    name: Literal["question_ans"] = Field("question_ans", description="Name of the task.")

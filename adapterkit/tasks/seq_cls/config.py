@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from adapterkit.config.task import TaskConfig
+
+
+class SeqClsConfig(TaskConfig):
+    """TODO"""
+
+    task_type: ClassVar[str] = "SEQ_CLS"
+    wrapper: ClassVar[str] = "adapterkit.tasks.seq_cls.model:PeftModelForSequenceClassification"
+    auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
+    pipeline: ClassVar[str] = "adapterkit.tasks.seq_cls.pipeline:SeqClsPipeline"
+    default_model: ClassVar[str] = "builtin:bert"
+    default_metric: ClassVar[str] = "accuracy"
+    default_columns: ClassVar[Mapping[str, str]] = {}
+
+    name: Literal["seq_cls"] = Field("seq_cls", description="Name of the task.")

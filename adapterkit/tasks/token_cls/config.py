@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from adapterkit.config.task import TaskConfig
+
+
+class TokenClsConfig(TaskConfig):
+    """TODO"""
+
+    task_type: ClassVar[str] = "TOKEN_CLS"
+    wrapper: ClassVar[str] = "adapterkit.tasks.token_cls.model:PeftModelForTokenClassification"
+    auto_model: ClassVar[str] = "AutoModelForTokenClassification"
+    pipeline: ClassVar[str] = "adapterkit.tasks.token_cls.pipeline:TokenClsPipeline"
+    default_model: ClassVar[str] = "builtin:bert"
+    default_metric: ClassVar[str] = "f1"
+    default_columns: ClassVar[Mapping[str, str]] = {}
+
+    name: Literal["token_cls"] = Field("token_cls", description="Name of the task.")
