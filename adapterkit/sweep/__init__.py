@@ -1,0 +1,1 @@
+"""Sweeps: checked whole before the first trial, compared after the last. Knows no Hydra."""

@@ -1,0 +1,108 @@
+"""Hydra's own entry point, wrapped: our argument handling before it, our error screens and exit codes after it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import hydra
+from hydra.errors import CompactHydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from adapterkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIALS, ConfigError
+from adapterkit.hydra.arguments import Arguments, completion_line, parse
+from adapterkit.hydra.diagnosis import compact, diagnose
+from adapterkit.hydra.preflight import Preflight, started_sweep
+from adapterkit.hydra.private import allowing, version_options
+from adapterkit.hydra.problems import ConfigProblems, Problem
+from adapterkit.hydra.source import conf_dir, install
+from adapterkit.hydra.task import RunFailed, describe, execute, exit_code
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Compose and run what ``argv`` says; the exit code. With ``HYDRA_FULL_ERROR=1`` errors are raised instead."""
+    wants_trace = os.environ.get(FULL_ERROR) == "1"
+    started_sweep.set(None)
+    try:
+        code = _run(argv)
+    except KeyboardInterrupt:
+        sys.stderr.write("adapterkit: interrupted\n")
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        if wants_trace:
+            raise
+        sys.stderr.write(f"adapterkit: {describe(error)}\n")
+        code = exit_code(error)
+    failed = _report_sweep()
+    return code or failed
+
+
+def _run(argv: Sequence[str]) -> int:
+    install()
+    arguments = _completion(argv) if {"-sc", "--shell-completion"} & set(argv) else parse(argv)
+    if arguments.problems:
+        raise ConfigProblems(diagnose(arguments))
+    try:
+        return _call_hydra(arguments)
+    except RunFailed as failed:
+        assert failed.__cause__ is not None
+        raise failed.__cause__ from None
+    except (CompactHydraException, OmegaConfBaseException, ConfigError) as error:
+        problems = diagnose(arguments) or [Problem("", compact(error))]
+        raise ConfigProblems(problems) from error
+
+
+def _completion(argv: Sequence[str]) -> Arguments:
+    """A query of the shell: passed on as it is, with a line that Hydra can compose."""
+    os.environ["COMP_LINE"] = completion_line(os.environ.get("COMP_LINE", ""))
+    return Arguments(flags=[a for a in argv if a.startswith("-")], overrides=[a for a in argv if a[:1] != "-"])
+
+
+def _call_hydra(arguments: Arguments) -> int:
+    app = hydra.main(**version_options(), config_path=str(conf_dir()), config_name="config")(execute)
+    target = f"{Preflight.__module__}.{Preflight.__qualname__}"
+    with _process_state([sys.argv[0], *arguments.argv]), allowing(target):
+        try:
+            app()
+        except RunFailed:
+            raise
+        except SystemExit as leaving:
+            return leaving.code if isinstance(leaving.code, int) else EXIT_OK
+    return EXIT_OK
+
+
+@contextmanager
+def _process_state(argv: list[str]) -> Iterator[None]:
+    """Set what Hydra reads from the process, and put back what it changes: arguments, environment, logging.
+
+    `FULL_ERROR` makes Hydra raise errors instead of printing them itself.
+    """
+    old_argv, old_full = sys.argv, os.environ.get(FULL_ERROR)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    sys.argv, os.environ[FULL_ERROR] = argv, "1"
+    try:
+        yield
+    finally:
+        sys.argv = old_argv
+        if old_full is None:
+            os.environ.pop(FULL_ERROR, None)
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _report_sweep() -> int:
+    """Print and write the report of the sweep that was started, if any; whether any trial failed, as an exit code."""
+    sweep = started_sweep.get()
+    if sweep is None or not sweep.directory.is_dir():
+        return EXIT_OK
+    from adapterkit.sweep.report import report
+
+    return EXIT_TRIALS if report(sweep.directory, metric=sweep.metric) else EXIT_OK

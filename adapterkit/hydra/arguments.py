@@ -1,0 +1,169 @@
+"""A command line as flags and overrides, in the form in which Hydra can serve every one of them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from adapterkit.hydra.problems import Problem
+from adapterkit.hydra.source import GROUPS
+from adapterkit.registry import KINDS
+
+VALUE_FLAGS = {
+    **dict.fromkeys(("--cfg", "-c"), "cfg"),
+    **dict.fromkeys(("--package", "-p"), "package"),
+    **dict.fromkeys(("--config-path", "-cp"), "config_path"),
+    **dict.fromkeys(("--config-name", "-cn"), "config_name"),
+    **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
+    "--experimental-rerun": "experimental_rerun",
+}
+"""Hydra's flags that take a value."""
+
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""What may follow ``--info``."""
+
+SPECIAL = re.compile(r"[()#^=\"\s]")
+"""Characters that Hydra's grammar does not take in an unquoted value."""
+
+
+@dataclass
+class Arguments:
+    """A command line, taken apart."""
+
+    flags: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    """Overrides in Hydra's grammar that can be parsed, forced (``++``) where they set a value."""
+    values: dict[str, str] = field(default_factory=dict)
+    """Values of `VALUE_FLAGS` by name."""
+    problems: list[Problem] = field(default_factory=list)
+    """What is wrong already."""
+
+    @property
+    def multirun(self) -> bool:
+        """Whether the command line itself asks for a sweep."""
+        return bool({"-m", "--multirun"} & set(self.flags)) or "hydra.mode=MULTIRUN" in self.overrides
+
+    @property
+    def argv(self) -> list[str]:
+        """For Hydra 1.3, whose parser wants all flags on one side of the overrides."""
+        return [*self.flags, *(["--"] if self.flags else []), *self.overrides]
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Take ``argv`` apart, and rewrite the overrides.
+
+    * ``+method=lora`` and ``method=lora`` mean the same: the groups are in the defaults list, so the plus goes.
+    * A plain ``method.r=4`` becomes ``++method.r=4``. Hydra would stop at the first unknown key, and cannot place a
+      key below a group that is swept; forced, every key gets to Pydantic, which knows them all.
+    """
+    arguments = _split(argv)
+    parsed = [parsed for raw in arguments.overrides if (parsed := _parse_one(raw, arguments.problems)) is not None]
+    arguments.problems += [*_repeated(parsed), *(p for override in parsed for p in _misused_group(override))]
+    kept = {_place(override): override for override in parsed if not _misused_group(override)}
+    arguments.overrides = [_rewritten(override) for override in kept.values()]
+    return arguments
+
+
+def _split(argv: Sequence[str]) -> Arguments:
+    found = Arguments()
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        name, equals, value = token.partition("=")
+        if token == "--":
+            found.overrides += rest
+            break
+        if not token.startswith("-"):
+            found.overrides.append(token)
+            continue
+        found.flags.append(token)
+        if name in VALUE_FLAGS and (equals or rest):
+            if not equals:
+                value = rest.pop(0)
+                found.flags.append(value)
+            found.values[VALUE_FLAGS[name]] = value
+        elif token in ("--info", "-i") and rest and rest[0] in INFO:
+            found.flags.append(rest.pop(0))
+    return found
+
+
+def _parse_one(raw: str, problems: list[Problem]) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(raw)
+    except HydraException as error:
+        problems.append(Problem("", _cannot_parse(raw, error)))
+        return None
+
+
+def _cannot_parse(raw: str, error: Exception) -> str:
+    key, equals, value = raw.partition("=")
+    if not equals:
+        return f"cannot read {raw!r}: expected key=value"
+    if SPECIAL.search(value) and not value.startswith(("'", '"')):
+        return (
+            f"cannot read {raw!r}: characters such as ( ) # ^ = and spaces need quoting twice, for Hydra and for the "
+            f"shell:\n    \"{key}='{value}'\""
+        )
+    detail = next((line for line in str(error).splitlines() if line.strip()), "").partition(" See ")[0]
+    return f"cannot read {raw!r}: {detail}"
+
+
+def _place(override: Override) -> str:
+    return override.key_or_group + (f"@{override.package}" if override.package else "")
+
+
+def _repeated(parsed: Sequence[Override]) -> list[Problem]:
+    """A sweep would keep the last of two, a single run might merge them: neither is what was meant."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for override in parsed:
+        lines[_place(override)].append(str(override.input_line))
+    problems = []
+    for key, given in lines.items():
+        if len(given) > 1:
+            values = ",".join(line.partition("=")[2] for line in given)
+            hint = f"; to try each of them: -m {key}={values}" if key in GROUPS else ""
+            problems.append(Problem(key, f"given {len(given)} times ({', '.join(given)}); keep one{hint}"))
+    return problems
+
+
+def is_choice(override: Override) -> bool:
+    """Whether an override chooses among the options of one of our groups."""
+    return override.key_or_group in GROUPS and override.package is None and not override.is_delete()
+
+
+def _misused_group(override: Override) -> list[Problem]:
+    if not is_choice(override) or override.is_sweep_override():
+        return []
+    group, value = override.key_or_group, override.value()
+    if isinstance(value, dict):
+        return [Problem(group, f"takes the name of a preset; set its keys one by one: {group}.{_first(value)}=...")]
+    if isinstance(value, list) and group in KINDS:
+        return [Problem(group, f"a run has one {group}; to try several: -m {group}={','.join(map(str, value))}")]
+    return []
+
+
+def _first(value: dict[Any, Any]) -> str:
+    return str(next(iter(value), "key"))
+
+
+def _rewritten(override: Override) -> str:
+    line, key = str(override.input_line), override.key_or_group
+    if override.is_delete() or override.package is not None or "/" in key:
+        return line
+    if is_choice(override):
+        return line.lstrip("+")
+    if "." in key and not override.is_hydra_override():
+        return "++" + line.lstrip("+")
+    return line
+
+
+def completion_line(line: str) -> str:
+    """A line to complete (``COMP_LINE``) whose finished words can be composed: no plus before our groups."""
+    return re.sub(rf"(?<=\s)\+(?=({'|'.join(GROUPS)})=)", "", line)

@@ -1,0 +1,46 @@
+"""Pydantic defaults as nodes of plain data, the form in which OmegaConf takes every field type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
+
+MISSING = "???"
+
+
+def node_from_model(model: type[BaseModel], *, exclude: frozenset[str] = frozenset()) -> DictConfig:
+    """The defaults of ``model``, in JSON types; ``???`` for what has no default.
+
+    Dictionaries stay open for new keys, whatever Hydra does to the rest.
+    """
+    defaults = model.model_construct()
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    dumped = defaults.model_dump(mode="json", exclude=required | exclude, warnings=False)
+    names = [name for name in model.model_fields if name not in exclude]
+    node = OmegaConf.create({name: MISSING if name in required else _escape(dumped[name]) for name in names})
+    _open_dictionaries(node, defaults)
+    return node
+
+
+def _escape(value: Any) -> Any:
+    """A default containing ``${`` must not become an interpolation."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    return value
+
+
+def _open_dictionaries(node: DictConfig, defaults: BaseModel) -> None:
+    for name in type(defaults).model_fields:
+        value = getattr(defaults, name, None)
+        if name not in node:
+            continue
+        if isinstance(value, dict):
+            OmegaConf.set_struct(node[name], False)
+        elif isinstance(value, BaseModel):
+            _open_dictionaries(node[name], value)

@@ -1,0 +1,132 @@
+"""The one place that uses names of Hydra beyond its documented interface, and what differs between 1.3 and 1.4."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import hydra.utils
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from adapterkit.errors import BrokenPluginError
+
+
+def version_options() -> dict[str, str]:
+    """Arguments for `hydra.main`: 1.3 needs ``version_base``, later releases warn about it."""
+    return {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+
+
+def allowing(target: str) -> AbstractContextManager[Any]:
+    """A context in which configs may name ``target`` as a ``_target_``; Hydra 1.4 asks for such a list."""
+    allow = getattr(hydra.utils, "execution_whitelist", None)
+    return allow(target) if allow else nullcontext()  # type: ignore[no-any-return]
+
+
+def load_plugins() -> Plugins:
+    """Hydra's plugins, scanned.
+
+    Raises:
+        BrokenPluginError: an installed Hydra plugin cannot be imported; it would stop every Hydra program.
+    """
+    try:
+        return Plugins.instance()
+    except Exception as error:  # whatever the plugin does on import
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((f for f in frames if f"{os.sep}hydra_plugins{os.sep}" in f.filename), None)
+        if place is None:
+            raise
+        name = place.filename.split(f"hydra_plugins{os.sep}")[1].split(os.sep)[0]
+        raise BrokenPluginError(
+            f"the Hydra plugin {name!r} stops every Hydra program here: {type(error).__name__}: {error}"
+            f"\n  at {place.filename}:{place.lineno}\n  Uninstall the package it belongs to, or upgrade it."
+        ) from error
+
+
+@dataclass(frozen=True)
+class LoadedFile:
+    """A YAML file that took part in a composition, and the package (``"method"``, ``""``) its keys went to."""
+
+    package: str
+    path: Path
+
+
+class Composer:
+    """Composition without running: what `hydra.main` does before it starts a job."""
+
+    def __init__(self, loader: ConfigLoader, config_name: str = "config") -> None:
+        self._loader = loader
+        self._config_name = config_name
+
+    @classmethod
+    def create(cls, directory: Path, config_dir: str | None = None, config_name: str | None = None) -> Composer:
+        """A composer over ``directory``, installed plugins, and the user's own ``config_dir``."""
+        search_path = create_config_search_path(str(directory))
+        if config_dir is not None:
+            search_path.prepend(
+                provider="command-line",
+                path=f"file://{os.path.abspath(config_dir)}",
+                anchor=SearchPathQuery(provider="schema"),
+            )
+        return cls(ConfigLoaderImpl(config_search_path=search_path), config_name or "config")
+
+    @classmethod
+    def running(cls, config: DictConfig) -> Composer:
+        """The composer that made ``config`` in the Hydra program now running."""
+        running = GlobalHydra.instance().hydra
+        assert running is not None
+        return cls(running.config_loader, config.hydra.job.config_name)
+
+    def compose(self, overrides: Sequence[str], *, sweep: bool = False) -> DictConfig:
+        """The whole config, Hydra's own part included."""
+        mode = RunMode.MULTIRUN if sweep else RunMode.RUN
+        return self._loader.load_configuration(self._config_name, list(overrides), run_mode=mode)
+
+    def compose_trial(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        """The whole config of one trial of the sweep that ``master`` describes."""
+        return self._loader.load_sweep_config(master, list(overrides))
+
+    def options(self, group: str) -> list[str]:
+        """The names that may be chosen for ``group``; nothing is imported."""
+        return self._loader.get_group_options(group, config_name=self._config_name)
+
+    def is_group(self, name: str) -> bool:
+        """Whether ``name`` is a config group."""
+        return bool(self.options(name))
+
+    def files(self, overrides: Sequence[str]) -> Iterator[LoadedFile]:
+        """The YAML files that a composition reads, in the order in which they are merged."""
+        found = self._loader.compute_defaults_list(self._config_name, list(overrides), RunMode.RUN)
+        for default in found.defaults:
+            path = self._path(default.config_path or "")
+            if path is not None:
+                yield LoadedFile(default.package or "", path)
+
+    def _path(self, config_path: str) -> Path | None:
+        for source in self._loader.get_sources():
+            if source.is_config(config_path):
+                return Path(source.path, f"{config_path}.yaml") if source.scheme() == "file" else None
+        return None
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Parsed overrides; ``glob(...)`` is expanded."""
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
+
+def apply_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Set values in a composed config in place, as Hydra does after composing."""
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)

@@ -1,0 +1,81 @@
+"""The function that Hydra calls for a run, or for each trial of a sweep, in whatever process its launcher chooses."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from adapterkit.config.run import RunConfig
+from adapterkit.errors import EXIT_FAULT, AdapterkitError
+from adapterkit.hydra.validation import validate
+from adapterkit.sweep.trial import Trial, failed_before, metric_value
+
+
+class RunFailed(SystemExit):
+    """Takes a run's error, its ``__cause__``, past Hydra's handlers, which would print it in their own way."""
+
+
+def execute(config: DictConfig) -> float | None:
+    """Run one validated configuration; its metric, for sweepers that search. A failed trial's is NaN.
+
+    Raises:
+        RunFailed: a single run failed.
+    """
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    try:
+        run = validate(config)
+        if hydra.mode == RunMode.MULTIRUN:
+            trial = Trial(directory, number=int(hydra.job.num), overrides=list(hydra.overrides.task))
+            return _execute_trial(run, trial)
+        return _execute(run, directory)
+    except Exception as error:
+        raise RunFailed(exit_code(error)) from error
+
+
+def _execute(run: RunConfig, directory: Path) -> float | None:
+    from adapterkit.train.run import run as train  # imports torch
+
+    return metric_value(train(run, directory), run.sweep.metric)
+
+
+def _execute_trial(run: RunConfig, trial: Trial) -> float | None:
+    """A trial that fails says so in its directory and leaves the others alone."""
+    trial.begin()
+    if run.sweep.on_failure == "stop" and failed_before(trial.directory):
+        trial.end("skipped", "an earlier trial failed, and sweep.on_failure is stop")
+        return math.nan
+    try:
+        return _execute(run, trial.directory)
+    except Exception as error:
+        sys.stderr.write(f"adapterkit: trial {trial.number} failed: {describe(error)}\n")
+        trial.end("failed", str(error) if isinstance(error, AdapterkitError) else f"{type(error).__name__}: {error}")
+        (trial.directory / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        return math.nan
+
+
+def describe(error: BaseException) -> str:
+    """An error made on purpose in its own words; any other with the frames that lie within the run."""
+    if isinstance(error, AdapterkitError):
+        return str(error)
+    return "".join(traceback.format_exception(type(error), error, _within_run(error.__traceback__))).rstrip()
+
+
+def exit_code(error: BaseException) -> int:
+    """What the process returns for ``error``."""
+    return error.exit_code if isinstance(error, AdapterkitError) else EXIT_FAULT
+
+
+def _within_run(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback below `_execute`; all of it if that did not take part."""
+    step = trace
+    while step is not None and step.tb_frame.f_code is not _execute.__code__:
+        step = step.tb_next
+    return step.tb_next if step is not None else trace

@@ -1,0 +1,118 @@
+"""What a sweep ends with: a table on the terminal, ``sweep.csv``, ``sweep.json``, and a heat map of two numeric axes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from adapterkit.files import write_text
+from adapterkit.sweep.trial import Trial, read_trials
+
+
+@dataclass(frozen=True)
+class Report:
+    """The trials of one sweep, compared."""
+
+    directory: Path
+    trials: Sequence[Trial]
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """The keys that differ between trials, in the order in which they were given."""
+        keys = dict.fromkeys(key for trial in self.trials for key in trial.values)
+        return [key for key in keys if len({trial.values.get(key) for trial in self.trials}) > 1]
+
+    @cached_property
+    def metric(self) -> str | None:
+        """The metric that ranks the trials; None where no trial has one."""
+        return next((str(t.summary["metric"]) for t in self.trials if t.summary.get("metric")), None)
+
+    @cached_property
+    def greater_is_better(self) -> bool:
+        return next((bool(t.summary["greater_is_better"]) for t in self.trials if "greater_is_better" in t.summary), True)
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Names of all metrics, the ranking one first."""
+        names = dict.fromkeys(name for trial in self.trials for name in trial.summary.get("metrics", {}))
+        return sorted(names, key=lambda name: name != self.metric)
+
+    @cached_property
+    def failed(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.failed]
+
+    @cached_property
+    def best(self) -> Trial | None:
+        """The trial with the best metric; None where none has one."""
+        name, sign = self.metric, 1 if self.greater_is_better else -1
+        ranked = [t for t in self.trials if name and not t.failed and not math.isnan(t.metric(name))]
+        return max(ranked, key=lambda trial: sign * trial.metric(str(name)), default=None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row a trial, the same keys in each."""
+        return [self._row(trial) for trial in self.trials]
+
+    def _row(self, trial: Trial) -> dict[str, Any]:
+        summary = trial.summary
+        row: dict[str, Any] = {"trial": trial.number, "status": trial.status}
+        row |= {axis: trial.values.get(axis, "") for axis in self.axes}
+        row |= {name: summary.get("metrics", {}).get(name) for name in self.metrics}
+        row |= {key: summary.get(key) for key in ("trainable_parameters", "all_parameters", "seconds", "error")}
+        return {**row, "directory": str(trial.directory.relative_to(self.directory))}
+
+
+def report(directory: Path, *, metric: str | None = None) -> int:
+    """Write and print the report of the sweep in ``directory``; the number of trials that failed.
+
+    Args:
+        directory: of the sweep; the trials lie below it.
+        metric: ranks the trials instead of the one their summaries name.
+    """
+    from adapterkit.sweep.table import show
+
+    trials = read_trials(directory)
+    if metric:
+        trials = [_ranked_by(trial, metric) for trial in trials]
+    found = Report(directory, trials)
+    written = write_files(found)
+    show(found, written)
+    return len(found.failed)
+
+
+def _ranked_by(trial: Trial, metric: str) -> Trial:
+    if metric not in trial.summary.get("metrics", {}) or metric == trial.summary.get("metric"):
+        return trial
+    less_is_better = any(word in metric for word in ("loss", "perplexity", "seconds", "error"))
+    summary = {**trial.summary, "metric": metric, "greater_is_better": not less_is_better}
+    return replace(trial, summary=summary)
+
+
+def write_files(found: Report) -> list[Path]:
+    """Write ``sweep.csv``, ``sweep.json`` and the heat map where there is one; their paths."""
+    from adapterkit.sweep.plot import heat_map
+
+    rows = found.rows()
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]) if rows else ["trial"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    content = {
+        "metric": found.metric,
+        "greater_is_better": found.greater_is_better,
+        "axes": found.axes,
+        "best": found.best.number if found.best else None,
+        "failed": [trial.number for trial in found.failed],
+        "trials": rows,
+    }
+    csv_file, json_file = found.directory / "sweep.csv", found.directory / "sweep.json"
+    write_text(csv_file, table.getvalue())
+    write_text(json_file, json.dumps(content, indent=2))
+    picture = heat_map(found)
+    return [csv_file, json_file, *([picture] if picture else [])]

@@ -1,0 +1,73 @@
+"""A sweep's report on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from adapterkit.sweep.report import Report
+    from adapterkit.sweep.trial import Trial
+
+WIDTH = 120
+"""Columns where the output is no terminal."""
+
+
+def show(found: Report, written: Sequence[Path]) -> None:
+    """Print the table of trials, the best one, the failures and the files."""
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else WIDTH, highlight=False, soft_wrap=not terminal)
+    console.print(table(found))
+    if found.best is not None:
+        console.print(f"best: trial {found.best.number}: {escape(command(found.best))}")
+    for trial in found.failed:
+        error = str(trial.summary.get("error", "it did not come to its end")).strip().splitlines()
+        console.print(f"trial {trial.number} {trial.status}: {escape(error[0] if error else '')}")
+    for path in written:
+        console.print(f"wrote {escape(str(path))}")
+
+
+def table(found: Report) -> Table:
+    """One line a trial, the best one marked."""
+    drawn = Table(box=SIMPLE_HEAD)
+    for header in ("trial", *found.axes, *found.metrics, "trainable", "seconds", "status"):
+        drawn.add_column(header, justify="left" if header in found.axes or header == "status" else "right")
+    for trial in found.trials:
+        cells = [str(trial.number), *(trial.values.get(axis, "") for axis in found.axes)]
+        cells += [number(trial.summary.get("metrics", {}).get(name)) for name in found.metrics]
+        cells += [trainable(trial), number(trial.summary.get("seconds"))]
+        best = trial is found.best
+        style = "bold green" if best else "red" if trial.failed else None
+        drawn.add_row(*map(escape, cells), trial.status + (" (best)" if best else ""), style=style)
+    return drawn
+
+
+def trainable(trial: Trial) -> str:
+    """``"12,345 (1.20%)"``."""
+    count, total = trial.summary.get("trainable_parameters"), trial.summary.get("all_parameters")
+    if not isinstance(count, int):
+        return ""
+    return f"{count:,}" + (f" ({count / total:.2%})" if total else "")
+
+
+def number(value: Any) -> str:
+    """Four significant digits; nothing for what is no number."""
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def command(trial: Trial) -> str:
+    """The command line that runs a trial again on its own."""
+    return "python -m adapterkit " + " ".join(quoted(override.lstrip("+")) for override in trial.overrides)
+
+
+def quoted(override: str) -> str:
+    """An override as typed in a shell."""
+    plain = all(c.isalnum() or c in "_-+=./:,@%" for c in override)
+    return override if plain else "'" + override.replace("'", "'\\''") + "'"
