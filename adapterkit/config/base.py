@@ -60,6 +60,9 @@ Names = Annotated[list[str], BeforeValidator(_as_names)]
 Pattern = Annotated[str | list[str], BeforeValidator(_as_names)]
 """A list of names, or one regular expression."""
 
+PositiveNumber = Annotated[int | float, Field(gt=0)]
+"""A positive number that stays an integer if it is one, in files, too."""
+
 Choice = BeforeValidator(_plain_value)
 """Beside a `Literal`: takes a member of PEFT's enumerations as well."""
 

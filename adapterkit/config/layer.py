@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -21,8 +23,19 @@ class LayerConfig(PeftConfig):
         None, description="Modules to leave alone, as a list of name suffixes or one regular expression."
     )
 
+    pattern_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that map name patterns to values; each pattern must match a target."""
+
     default_roles: ClassVar[tuple[str, ...]] = ("query", "value")
     """The roles that ``target_modules=None`` means, for architectures named in `adapterkit.architectures`."""
+
+
+def pattern_value(patterns: Mapping[str, Any], name: str) -> Any:
+    """The value of the first pattern that matches ``name`` whole or after a dot, or None."""
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            return value
+    return None
 
 
 def _as_indices(value: Any) -> Any:

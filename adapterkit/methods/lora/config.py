@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from adapterkit.config.base import Choice
-from adapterkit.config.layer import IndexedLayerConfig
+from adapterkit.config.base import Choice, PositiveNumber
+from adapterkit.config.layer import IndexedLayerConfig, pattern_value
 
 Init = Literal["gaussian", "olora", "pissa", "orthogonal"]
 
@@ -22,11 +21,12 @@ class LoraConfig(IndexedLayerConfig):
 
     adapter: ClassVar[str] = "adapterkit.methods.lora.adapter:LoraAdapter"
     runtime_fields: ClassVar[frozenset[str]] = frozenset({"compute_dtype"})
+    pattern_fields: ClassVar[tuple[str, ...]] = ("rank_pattern", "alpha_pattern")
     inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core", "qalora_group_size": 16}
 
     peft_type: Annotated[Literal["LORA"], Choice] = Field("LORA", description="Name of the method.")
     r: PositiveInt = Field(8, description="Rank of the update.")
-    lora_alpha: PositiveFloat = Field(8, description="The update is scaled by lora_alpha / r.")
+    lora_alpha: PositiveNumber = Field(8, description="The update is scaled by lora_alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     fan_in_fan_out: bool = Field(
         False, description="Whether layers store (in, out). Recognised by itself; kept for PEFT's files."
@@ -43,7 +43,7 @@ class LoraConfig(IndexedLayerConfig):
     rank_pattern: dict[str, PositiveInt] = Field(
         default_factory=dict, description="Other ranks for some modules: {name suffix or regex: r}."
     )
-    alpha_pattern: dict[str, PositiveFloat] = Field(
+    alpha_pattern: dict[str, PositiveNumber] = Field(
         default_factory=dict, description="Other alphas for some modules: {name suffix or regex: alpha}."
     )
     compute_dtype: Literal["input", "adapter"] = Field(
@@ -58,15 +58,8 @@ class LoraConfig(IndexedLayerConfig):
         return self
 
     def at(self, module_name: str) -> Self:
-        rank, alpha = _match(self.rank_pattern, module_name), _match(self.alpha_pattern, module_name)
+        rank, alpha = pattern_value(self.rank_pattern, module_name), pattern_value(self.alpha_pattern, module_name)
         changes = {"r": rank, "lora_alpha": alpha}
         changes = {key: value for key, value in changes.items() if value is not None}
         return self.model_copy(update=changes) if changes else self
 
-
-def _match(patterns: dict[str, Any], name: str) -> Any:
-    """The value of the first pattern that matches ``name`` whole or after a dot."""
-    for pattern, value in patterns.items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            return value
-    return None

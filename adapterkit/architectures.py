@@ -1,0 +1,76 @@
+"""What the parts of a model are called, family by family: model_type -> role -> module name (a name suffix).
+
+Data only. A role is what a module is for, whatever its family calls it: ``query``, ``key``, ``value``,
+``attention_out``, ``ffn_gate``, ``ffn_in``, ``ffn_out``. Where one module computes several roles at once, each of them
+names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ROLES = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_in", "ffn_out")
+
+Roles = Mapping[str, str]
+
+
+def _roles(attention: str, feed_forward: str) -> Roles:
+    """From ``"query key value out"`` (or one fused name and out) and ``"[gate] in out"``."""
+    names = attention.split()
+    query, key, value, out = names if len(names) == 4 else (names[0], names[0], names[0], names[1])
+    roles = {"query": query, "key": key, "value": value, "attention_out": out}
+    widths = feed_forward.split()
+    roles.update(zip(("ffn_gate", "ffn_in", "ffn_out")[3 - len(widths) :], widths, strict=True))
+    return roles
+
+
+_BERT = _roles("query key value attention.output.dense", "intermediate.dense output.dense")
+_LLAMA = _roles("q_proj k_proj v_proj o_proj", "gate_proj up_proj down_proj")
+_BART = _roles("q_proj k_proj v_proj out_proj", "fc1 fc2")
+_T5 = _roles("q k v o", "wi wo")
+_T5_GATED = _roles("q k v o", "wi_0 wi_1 wo")
+_FALCON = _roles("query_key_value dense", "dense_h_to_4h dense_4h_to_h")
+_GPT2 = _roles("c_attn attn.c_proj", "c_fc mlp.c_proj")
+_DEBERTA_V2 = _roles("query_proj key_proj value_proj attention.output.dense", "intermediate.dense output.dense")
+
+ARCHITECTURES: Mapping[str, Roles] = {
+    **dict.fromkeys(
+        ("bert", "roberta", "xlm-roberta", "camembert", "electra", "layoutlm", "ernie", "data2vec-text", "roc_bert"), _BERT
+    ),
+    **dict.fromkeys(
+        (
+            "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3n_text",
+            "olmo", "olmo2", "olmo3", "granite", "cohere", "cohere2", "stablelm", "smollm3", "starcoder2", "helium",
+            "nemotron", "exaone4", "glm", "glm4", "ernie4_5", "arcee", "hunyuan_v1_dense", "seed_oss", "apertus",
+            "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "llama4_text", "llama4", "diffllama", "bitnet",
+        ),
+        _LLAMA,
+    ),
+    **dict.fromkeys(
+        ("bart", "mbart", "opt", "m2m_100", "marian", "pegasus", "blenderbot", "whisper", "speech_to_text", "plbart"), _BART
+    ),
+    **dict.fromkeys(("falcon", "bloom", "gpt_neox", "RefinedWeb", "RefinedWebModel"), _FALCON),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), _GPT2),
+    "t5": _T5,
+    "mt5": _T5_GATED,
+    "umt5": _T5_GATED,
+    "mixtral": _roles("q_proj k_proj v_proj o_proj", "w1 w3 w2"),
+    "distilbert": _roles("q_lin k_lin v_lin out_lin", "lin1 lin2"),
+    "deberta-v2": _DEBERTA_V2,
+    "deberta": _roles("in_proj attention.output.dense", "intermediate.dense output.dense"),
+    "mpnet": _roles("attn.q attn.k attn.v attn.o", "intermediate.dense output.dense"),
+    "albert": _roles("query key value attention.dense", "ffn ffn_output"),
+    "modernbert": _roles("Wqkv attn.Wo", "mlp.Wi mlp.Wo"),
+    "gptj": _roles("q_proj k_proj v_proj out_proj", "fc_in fc_out"),
+    "codegen": _roles("qkv_proj out_proj", "fc_in fc_out"),
+    "gpt_neo": _roles("q_proj k_proj v_proj out_proj", "c_fc c_proj"),
+    "phi": _roles("q_proj k_proj v_proj dense", "fc1 fc2"),
+    "phi3": _roles("qkv_proj o_proj", "gate_up_proj down_proj"),
+    "mpt": _roles("Wqkv out_proj", "up_proj down_proj"),
+    "chatglm": _roles("query_key_value attention.dense", "dense_h_to_4h dense_4h_to_h"),
+    "vit": _roles("query key value attention.output.dense", "intermediate.dense output.dense"),
+    "clip_text_model": _BART,
+    "clip_vision_model": _BART,
+    "siglip_text_model": _BART,
+    "siglip_vision_model": _BART,
+}  # fmt: skip

@@ -1,0 +1,91 @@
+"""From a base model and a config to an adapted model: the factory functions of the public surface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from adapterkit.config.base import PeftConfig
+from adapterkit.errors import CapabilityError
+from adapterkit.model import PeftModel
+from adapterkit.registry import resolve, tasks
+from adapterkit.tuner import inject
+
+
+def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
+    """The config that a dict describes; its ``peft_type`` chooses the class.
+
+    Keys that other releases wrote and that have no value are ignored.
+
+    Raises:
+        ConfigError: an unknown method or key, or a value that is not valid.
+    """
+    return PeftConfig.from_dict(config_dict)
+
+
+def wrapper_for(config: PeftConfig) -> type[PeftModel]:
+    """The wrapper of a config's task; `PeftModel` itself where it has none."""
+    if config.task_type is None:
+        return PeftModel
+    return resolve(tasks[config.task_type.lower()].wrapper)  # type: ignore[no-any-return]
+
+
+def get_peft_model(
+    model: nn.Module,
+    peft_config: PeftConfig,
+    adapter_name: str = "default",
+    mixed: bool = False,
+    autocast_adapter_dtype: bool = True,
+    revision: str | None = None,
+    low_cpu_mem_usage: bool = False,
+) -> PeftModel:
+    """Give a base model an adapter.
+
+    Args:
+        model: the base model, changed in place.
+        peft_config: which method and how.
+        adapter_name: what to call the adapter.
+        mixed: adapters of several methods are going to be mixed.
+        autocast_adapter_dtype: keep the adapter in float32 where the base is in a half type.
+        revision: revision of the base model, written into the adapter's config.
+        low_cpu_mem_usage: make the adapter on the meta device, to be filled by loading.
+
+    Raises:
+        TargetError: a stated module name matches nothing.
+        CapabilityError: the method cannot adapt a target.
+    """
+    if mixed:
+        raise CapabilityError("mixed models are made by PeftMixedModel")
+    changes: dict[str, Any] = {"revision": revision} if revision else {}
+    name = getattr(getattr(model, "config", None), "name_or_path", None)
+    if name and not peft_config.base_model_name_or_path:
+        changes["base_model_name_or_path"] = name
+    config = peft_config.model_copy(update=changes)
+    return wrapper_for(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+
+
+def inject_adapter_in_model(
+    peft_config: PeftConfig, model: nn.Module, adapter_name: str = "default", low_cpu_mem_usage: bool = False
+) -> nn.Module:
+    """Put an adapter into a model in place, without a wrapper.
+
+    Args:
+        peft_config: a layer method's config.
+        model: any module.
+        adapter_name: what to call the adapter.
+        low_cpu_mem_usage: make it on the meta device, to be filled by `set_peft_model_state_dict`.
+
+    Returns:
+        the same model.
+
+    Raises:
+        CapabilityError: the method needs a wrapper around the model.
+    """
+    if peft_config.is_prompt_learning:
+        raise CapabilityError(f"{peft_config.peft_type} adapts a whole model's inputs: use get_peft_model")
+    inject(model, peft_config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
+    return model
+
+

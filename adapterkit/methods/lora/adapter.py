@@ -1,0 +1,190 @@
+r"""LoRA (Hu et al., 2021), https://arxiv.org/abs/2106.09685, and DoRA (Liu et al., 2024), https://arxiv.org/abs/2402.09353.
+
+.. math:: y = W x + s B A x, \quad s = \alpha / r \text{ or } \alpha / \sqrt{r}
+
+    x (in) ──► W (out, in) ──────────────────────► + ──► y (out)
+       └─────► A (r, in) ──► B (out, r) ──► * s ───┘
+
+For r = 8 on a 768 x 768 layer: 12,288 trained numbers beside 589,824 frozen ones. DoRA learns the length ``m`` of every
+row of the weight apart from its direction: ``y = m / ||W + s B A|| * (W + s B A) x``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from adapterkit.errors import CapabilityError
+from adapterkit.methods.lora import init
+from adapterkit.methods.lora.config import LoraConfig
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.view import LayerView
+
+
+class Factor(nn.Module):
+    """A weight, and perhaps a bias, under the names that files have: ``lora_A.weight``."""
+
+    def __init__(self, *shape: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
+
+
+@final
+class LoraAdapter(LayerAdapter):
+    """``y + s B A x``; with DoRA ``(y - b + s B A x) * m / ||W + s B A|| + b``."""
+
+    kinds = frozenset({"linear", "embedding", "conv"})
+
+    def __init__(self, config: LoraConfig, layer: LayerView) -> None:
+        super().__init__(config, layer)
+        self.scaling = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+        self.dropout = config.lora_dropout
+        self.casts_factors = config.compute_dtype == "input"
+        self._make_factors(config.r, layer, config.lora_bias)
+        self.register_buffer("start_A", None, persistent=False)
+        self.register_buffer("start_B", None, persistent=False)
+        self._start(config.init_lora_weights)
+        if config.use_dora:
+            self.lora_magnitude_vector = nn.Parameter(self._start_magnitude())  # (out_features,), or (1, out, 1...)
+
+    def _make_factors(self, r: int, layer: LayerView, bias: bool) -> None:
+        if layer.kind == "embedding":
+            if bias:
+                raise CapabilityError("lora_bias is not possible on an embedding")
+            self.lora_embedding_A = nn.Parameter(torch.empty(r, layer.in_features))  # (r, num_embeddings)
+            self.lora_embedding_B = nn.Parameter(torch.empty(layer.out_features, r))  # (embedding_dim, r)
+            return
+        kernel, groups, ones = (), 1, ()
+        if layer.kind == "conv":
+            kernel, groups = layer.layer.kernel_size, layer.layer.groups
+            ones = (1,) * len(kernel)
+            if r % groups:
+                raise CapabilityError(f"r={r} is no multiple of the convolution's {groups} groups")
+        self.lora_A = Factor(r, layer.in_features, *kernel)  # (r, in_features, *kernel)
+        self.lora_B = Factor(layer.out_features, r // groups, *ones, bias=bias)  # (out_features, r / groups, 1...)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        if self.layer.kind == "embedding":
+            return self.lora_embedding_A, self.lora_embedding_B
+        return self.lora_A.weight, self.lora_B.weight
+
+    @torch.no_grad()
+    def _start(self, scheme: bool | str) -> None:
+        a, b = self._factors()
+        if init.needs_weight(scheme):
+            self._start_from_weight(str(scheme))
+        elif a.is_meta:
+            return
+        elif self.layer.kind == "embedding" and scheme is not False:  # rows of A are looked up: they start at zero
+            nn.init.zeros_(a)
+            nn.init.normal_(b)
+        else:
+            init.start(a, b, scheme)
+
+    def _start_from_weight(self, scheme: str) -> None:
+        """On the meta device, too, where only the base's weight counts: the product that is subtracted comes from it."""
+        if self.layer.kind != "linear":
+            raise CapabilityError(f"init_lora_weights={scheme!r} starts from a linear layer's weight")
+        weight = self.layer.weight
+        if weight.is_meta:
+            return
+        a, b = self._factors()
+        self.start_A, self.start_B = init.from_weight(scheme, weight.cpu(), a.shape[0], self.scaling)
+        if not a.is_meta:
+            a.copy_(self.start_A)
+            b.copy_(self.start_B)
+
+    def _start_magnitude(self) -> Tensor:
+        if not self._factors()[0].is_meta:
+            return self._norm().cpu()
+        return torch.empty(1, self.layer.out_features, *self._ones()) if self._ones() else torch.empty(self.layer.out_features)
+
+    @override
+    def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
+        update = self._update(x).to(y.dtype)
+        if not hasattr(self, "lora_magnitude_vector"):
+            return y + update
+        bias = self._along_outputs(self.layer.bias, y)
+        scale = self._along_outputs((self.lora_magnitude_vector.flatten() / self._norm().flatten()), y)
+        return scale * (y + update) if bias is None else scale * (y - bias + update) + bias
+
+    def _update(self, x: Tensor) -> Tensor:
+        """``s B A x``, less the product it started with."""
+        a, b = self._factors()
+        bias = None if self.layer.kind == "embedding" else self.lora_B.bias
+        if self.layer.kind != "embedding":
+            x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        update = self._product(x, a, b, bias)
+        if self.start_A is not None:
+            update = update - self._product(x, self.start_A, self.start_B, None)
+        return update * self.scaling
+
+    def _product(self, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+        """``B A x + bias`` in the layer's own operation."""
+        if self.layer.kind == "embedding":
+            return F.embedding(x, a.T, self.layer.layer.padding_idx) @ b.T
+        if self.casts_factors:
+            a, b, bias = a.to(x.dtype), b.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        else:
+            x = x.to(a.dtype)
+        if self.layer.kind == "conv":
+            return self.layer.pointwise(self.layer.apply(x, a, groups=1), b, bias)
+        return F.linear(F.linear(x, a), b, bias)
+
+    @override
+    def adapt_weight(self, weight: Tensor) -> Tensor:
+        if self.layer.kind == "conv" and self.layer.layer.groups > 1:
+            raise CapabilityError("LoRA on a grouped convolution mixes the groups: no grouped weight expresses it")
+        changed = weight + self._delta().to(weight.dtype)
+        if not hasattr(self, "lora_magnitude_vector"):
+            return changed
+        return changed * (self._per_output(self.lora_magnitude_vector.flatten() / self._norm().flatten())).to(weight.dtype)
+
+    @override
+    def adapt_bias(self, bias: Tensor | None) -> Tensor | None:
+        if self.layer.kind != "embedding" and self.lora_B.bias is not None:
+            return self.lora_B.bias * self.scaling + (0 if bias is None else bias)
+        own = self.layer.bias
+        if bias is None or own is None or not hasattr(self, "lora_magnitude_vector"):
+            return bias
+        return (bias - own) * (self.lora_magnitude_vector.flatten() / self._norm().flatten()) + own
+
+    def _delta(self) -> Tensor:
+        """``s B A`` in the orientation of the weight, less the product it started with."""
+        delta = self._outer(*self._factors())
+        if self.start_A is not None:
+            delta = delta - self._outer(self.start_A, self.start_B)
+        return delta * self.scaling
+
+    def _outer(self, a: Tensor, b: Tensor) -> Tensor:
+        product = (b.flatten(1) @ a.flatten(1)).reshape(b.shape[0], *a.shape[1:])
+        return product.T if self.layer.kind == "embedding" else product
+
+    def _norm(self) -> Tensor:
+        """``||W + s B A||`` over all but the outputs, held constant in backward (DoRA, section 4.3)."""
+        with torch.no_grad():
+            delta = self._delta()
+            weight = self.layer.weight.to(delta)
+            outputs = 1 if self.layer.kind == "embedding" else 0
+            dims = [d for d in range(weight.ndim) if d != outputs]
+            norm = torch.linalg.vector_norm(weight + delta, dim=dims)
+            return norm.reshape(1, -1, *[1] * (weight.ndim - 2)) if self.layer.kind == "conv" else norm
+
+    def _along_outputs(self, vector: Tensor | None, y: Tensor) -> Tensor | None:
+        """A vector ``(out_features,)`` shaped to scale the outputs ``y``: channels come before space."""
+        if vector is None:
+            return None
+        return vector.reshape(-1, *[1] * len(self._ones())).to(y.dtype)
+
+    def _per_output(self, vector: Tensor) -> Tensor:
+        """A vector ``(out_features,)`` shaped to scale the outputs of the weight."""
+        return vector if self.layer.kind == "embedding" else vector.reshape(-1, *[1] * (1 + len(self._ones())))
+
+    def _ones(self) -> tuple[int, ...]:
+        return (1,) * len(self.layer.layer.kernel_size) if self.layer.kind == "conv" else ()

@@ -1,0 +1,451 @@
+"""`PeftModel`: a base model and its named adapters, as one module with PEFT's public surface.
+
+Four facts are kept apart for every adapter: loaded (it is in `peft_config`), active (the next forward uses it),
+trainable (its parameters receive gradients) and merged (its change is in the base's weights). A call changes the one
+it is named after.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from adapterkit import checkpoint
+from adapterkit.card import write_card
+from adapterkit.config.base import PeftConfig
+from adapterkit.config.prompt import PromptConfig
+from adapterkit.errors import CapabilityError, StateError
+from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.nn.selection import BASE, Routes
+from adapterkit.tuner import Tuner
+
+
+class PeftModel(nn.Module):
+    """A base model with adapters. ``base_model`` is the tuner, ``base_model.model`` the model itself, changed in place.
+
+    Args:
+        model: the base model.
+        peft_config: the first adapter's config.
+        adapter_name: its name.
+        autocast_adapter_dtype: keep adapters in float32 where the base is in a half type.
+        low_cpu_mem_usage: make the adapter on the meta device, to be filled by loading.
+    """
+
+    task_type: ClassVar[str | None] = None
+    heads: ClassVar[tuple[str, ...]] = ()
+    """Names the output layer of such a model may have; it is trained and saved beside the adapter."""
+
+    fill: ClassVar[Mapping[str, int]] = {"attention_mask": 1, "token_type_ids": 0}
+    """With what value each keyword input grows when virtual tokens are put before it."""
+
+    base_model: Tuner
+
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PeftConfig,
+        adapter_name: str = "default",
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+    ) -> None:
+        super().__init__()
+        self.base_model = Tuner(model)
+        self.prompt_encoder = nn.ModuleDict()  # adapter name -> prompt adapter
+        self.add_adapter(adapter_name, peft_config, low_cpu_mem_usage, autocast_adapter_dtype)
+        self.base_model.activate((adapter_name,))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("base_model", "prompt_encoder"):
+                raise
+            return getattr(self.base_model, name)
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    @property
+    def peft_config(self) -> dict[str, PeftConfig]:
+        """The configs as they were honoured, by adapter name."""
+        return self.base_model.configs
+
+    @property
+    def active_adapters(self) -> list[str]:
+        """The adapters that the next forward uses, innermost first."""
+        return list(self.base_model.selection.active)
+
+    @property
+    def active_adapter(self) -> str:
+        """The active adapter.
+
+        Raises:
+            StateError: none is active, or several are.
+        """
+        active = self.active_adapters
+        if len(active) != 1:
+            raise StateError(f"{len(active)} adapters are active: {active}; see active_adapters")
+        return active[0]
+
+    @property
+    def active_peft_config(self) -> PeftConfig:
+        return self.peft_config[self.active_adapter]
+
+    @property
+    def modules_to_save(self) -> set[str] | None:
+        """The modules that are trained and saved whole, over all adapters."""
+        names = {name for config in self.peft_config.values() for name in config.modules_to_save or ()}
+        return names or None
+
+    def get_base_model(self) -> nn.Module:
+        """The base model itself, with adapted layers in place."""
+        return self.base_model.model
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """The numbers of trainable and of all parameters; a 4-bit parameter counts for the numbers it stores."""
+        trainable = total = 0
+        for parameter in self.parameters():
+            count = parameter.numel()
+            if type(parameter).__name__ == "Params4bit":
+                count *= 2 * parameter.element_size()
+            total += count
+            trainable += count if parameter.requires_grad else 0
+        return trainable, total
+
+    def print_trainable_parameters(self) -> None:
+        """Print ``trainable params: 294,912 || all params: 109,777,152 || trainable%: 0.2686``."""
+        trainable, total = self.get_nb_trainable_parameters()
+        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}")
+
+    # -- adapters -----------------------------------------------------------------------------------------------------
+
+    def add_adapter(
+        self,
+        adapter_name: str,
+        peft_config: PeftConfig,
+        low_cpu_mem_usage: bool = False,
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
+        """Make a further adapter. It is not activated, and no other changes.
+
+        Raises:
+            StateError: the name is taken, or the method differs from the others' (see `PeftMixedModel`).
+            TargetError: a stated module name matches nothing.
+        """
+        self._check_method(peft_config)
+        config = self._with_heads(peft_config)
+        options = {"low_cpu_mem_usage": low_cpu_mem_usage, "autocast_adapter_dtype": autocast_adapter_dtype}
+        prompt = None
+        if config.is_prompt_learning:
+            config, prompt = self._make_prompt(config, adapter_name)
+        config = self.base_model.add(adapter_name, config, **options)
+        if prompt is not None:
+            self.prompt_encoder[adapter_name] = prompt.requires_grad_(not config.inference_mode)
+
+    def _check_method(self, config: PeftConfig) -> None:
+        others = {other.peft_type for other in self.peft_config.values()}
+        if others and config.peft_type not in others:
+            raise StateError(
+                f"this model has {', '.join(others)} adapters and cannot take a {config.peft_type} one; "
+                "make it with get_peft_model(..., mixed=True) to mix methods"
+            )
+
+    def _with_heads(self, config: PeftConfig) -> PeftConfig:
+        """The config with the task's output layer among the modules to save: the one of `heads` that is there."""
+        there = {name.rpartition(".")[2] for name in self.base_model.names}
+        absent = {head for head in self.heads if head not in there}
+        names = dict.fromkeys([*(config.modules_to_save or ()), *self.heads])
+        saved = [name for name in names if name not in absent]
+        return config.model_copy(
+            update={"task_type": config.task_type or self.task_type, "modules_to_save": saved or None}
+        )
+
+    def _make_prompt(self, config: PeftConfig, name: str) -> tuple[PeftConfig, PromptAdapter]:
+        from adapterkit.prompts import make_prompt, with_sizes
+
+        if not isinstance(config, PromptConfig):
+            raise CapabilityError(f"{config.peft_type} is no prompt method")
+        config = with_sizes(config, self.get_base_model(), self.task_type)
+        return config, make_prompt(config, self.get_base_model(), name)
+
+    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
+        """Use this adapter alone from now on, and train it.
+
+        Args:
+            adapter_name: which one.
+            inference_mode: leave it frozen.
+
+        Raises:
+            StateError: unknown name; lists the known ones.
+        """
+        self.base_model.require(adapter_name)
+        before = self.active_adapters
+        self.base_model.activate((adapter_name,))
+        for name in before:
+            if name != adapter_name:
+                self.set_requires_grad(name, False)
+        self.set_requires_grad(adapter_name, not inference_mode)
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        """Whether adapters receive gradients; which ones are active does not change."""
+        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+            self.base_model.require(name)
+            self.base_model.set_trainable(name, requires_grad)
+            if name in self.prompt_encoder:
+                self.prompt_encoder[name].requires_grad_(requires_grad)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter; if it was active, none takes its place.
+
+        Raises:
+            StateError: unknown, or merged.
+        """
+        self.base_model.delete(adapter_name)
+        if adapter_name in self.prompt_encoder:
+            del self.prompt_encoder[adapter_name]
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Inside the block the model is the base model, merged or not."""
+        selection = self.base_model.selection
+        before, selection.enabled = selection.enabled, False
+        try:
+            yield
+        finally:
+            selection.enabled = before
+
+    # -- computing ----------------------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """The base model's forward with the active adapters.
+
+        Args:
+            args: as for the base model.
+            adapter_names: one adapter for every row of the batch; ``"__base__"`` for none.
+            kwargs: as for the base model.
+
+        Raises:
+            StateError: a name in ``adapter_names`` is unknown, or their number is not the number of rows.
+        """
+        # Set anew in every forward, and not cleared after it: gradient checkpointing runs the layers again in backward.
+        self.base_model.selection.routes = self._routes(adapter_names, args, kwargs)
+        prompt = self._active_prompt()
+        if prompt is None:
+            return self.base_model(*args, **kwargs)
+        from adapterkit.prompts import call_with_prompt
+
+        return call_with_prompt(self, prompt, args, kwargs)
+
+    def _active_prompt(self) -> PromptAdapter | None:
+        selection = self.base_model.selection
+        if not selection.enabled or not len(self.prompt_encoder):
+            return None
+        return next((self.prompt_encoder[n] for n in selection.active if n in self.prompt_encoder), None)  # type: ignore
+
+    def _routes(self, names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Routes | None:
+        if names is None:
+            return None
+        if self.base_model.merged_adapters:
+            raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
+        self.base_model.require(*(name for name in dict.fromkeys(names) if name != BASE))
+        rows = next((len(v) for v in [*args, *kwargs.values()] if isinstance(v, torch.Tensor) and v.ndim), len(names))
+        if rows != len(names):
+            raise StateError(f"adapter_names has {len(names)} names for a batch of {rows} rows")
+        return Routes.of(names)
+
+    def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """The base model's ``generate`` with the active adapters; ``adapter_names`` as for `forward`."""
+        selection = self.base_model.selection
+        selection.routes = self._routes(adapter_names, args, kwargs)
+        prompt = self._active_prompt()
+        try:
+            if prompt is None:
+                return self.get_base_model().generate(*args, **kwargs)  # type: ignore[operator]
+            from adapterkit.prompts import generate_with_prompt
+
+            return generate_with_prompt(self, prompt, args, kwargs)
+        finally:
+            selection.routes = None
+
+    # -- merging ------------------------------------------------------------------------------------------------------
+
+    def merge_adapter(self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False) -> None:
+        """Fold adapters into the base's weights, in place; `unmerge_adapter` puts the weights back bit for bit."""
+        self._refuse_prompts("merge")
+        self.base_model.merge(adapter_names, safe=safe_merge)
+
+    def unmerge_adapter(self) -> None:
+        """Undo `merge_adapter` exactly."""
+        self.base_model.unmerge()
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: Sequence[str] | None = None
+    ) -> nn.Module:
+        """The plain base model with the adapters folded into its weights.
+
+        Args:
+            progressbar: accepted for PEFT's sake.
+            safe_merge: refuse weights that are not finite, and change nothing then.
+            adapter_names: which adapters; None takes the active ones.
+        """
+        self._refuse_prompts("merge_and_unload")
+        return self.base_model.unload(merge=True, names=adapter_names, safe=safe_merge)
+
+    def unload(self) -> nn.Module:
+        """The plain base model, without the adapters."""
+        return self.base_model.unload(merge=False)
+
+    def _refuse_prompts(self, operation: str) -> None:
+        for name in self.prompt_encoder:
+            raise CapabilityError(f"{self.peft_config[name].peft_type} cannot {operation}: no weight expresses a prompt")
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        selected_adapters: Sequence[str] | None = None,
+        save_embedding_layers: bool | str = "auto",
+        is_main_process: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write adapters as PEFT does: ``default`` into the directory, any other into a folder of its name.
+
+        Args:
+            save_directory: where to; made if need be.
+            safe_serialization: safetensors; otherwise a pickled dict.
+            selected_adapters: which ones; None takes all.
+            save_embedding_layers: as for `adapterkit.checkpoint.get_peft_model_state_dict`.
+            is_main_process: other processes write nothing.
+            kwargs: ``state_dict``: values to write instead of the model's own.
+
+        Raises:
+            StateError: an adapter is unknown.
+        """
+        names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        self.base_model.require(*names)
+        if not is_main_process:
+            return
+        directory = Path(save_directory)
+        for name in names:
+            target = directory if name == "default" else directory / name
+            state = checkpoint.get_peft_model_state_dict(
+                self, kwargs.get("state_dict"), name, save_embedding_layers=save_embedding_layers
+            )
+            checkpoint.write_weights(target, state, safe=safe_serialization)
+            self.peft_config[name].save_pretrained(target, **self._base_facts(name))
+        write_card(directory, self)
+
+    def _base_facts(self, name: str) -> dict[str, Any]:
+        """What the file says of the base: where it comes from, or of which class it is."""
+        base, config = self.get_base_model(), self.peft_config[name]
+        path = config.base_model_name_or_path or getattr(getattr(base, "config", None), "name_or_path", None)
+        facts: dict[str, Any] = {"base_model_name_or_path": path or None}
+        if config.task_type is None:
+            facts["auto_mapping"] = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
+        return facts
+
+    def create_or_update_model_card(self, output_dir: str | Path) -> None:
+        """Write ``README.md`` with the metadata the Hub reads; what a person wrote in it is kept."""
+        write_card(Path(output_dir), self)
+
+    def load_adapter(
+        self,
+        model_id: str | Path,
+        adapter_name: str,
+        is_trainable: bool = False,
+        torch_device: str | None = None,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = True,
+        *,
+        strict: bool = True,
+        **options: Any,
+    ) -> checkpoint.LoadResult:
+        """Load a saved adapter beside the others. It is not activated, and no other changes.
+
+        Args:
+            model_id: directory, or repository on the Hub.
+            adapter_name: what to call it.
+            is_trainable: whether it receives gradients.
+            torch_device: device to read the file to.
+            autocast_adapter_dtype: as for the class.
+            low_cpu_mem_usage: make it on the meta device: nothing is initialised only to be overwritten.
+            strict: every tensor of the file must be expected, and every expected one be there.
+            options: ``subfolder``, ``revision``, ``token``, ``allow_unknown``, ...
+
+        Raises:
+            CheckpointError: the files cannot be read, or do not fit; the model is as before then.
+        """
+        if adapter_name not in self.peft_config:
+            config = PeftConfig.from_pretrained(model_id, **options)
+            config = config.model_copy(update={"inference_mode": not is_trainable})
+            options.pop("allow_unknown", None)
+            state = checkpoint.load_peft_weights(model_id, torch_device, **options)
+            self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
+        else:
+            options.pop("allow_unknown", None)
+            state = checkpoint.load_peft_weights(model_id, torch_device, **options)
+            return checkpoint.set_peft_model_state_dict(self, state, adapter_name, strict=strict)
+        try:
+            return checkpoint.set_peft_model_state_dict(self, state, adapter_name, strict=strict)
+        except Exception:
+            self.delete_adapter(adapter_name)
+            raise
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: nn.Module,
+        model_id: str | Path,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PeftConfig | None = None,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = True,
+        *,
+        strict: bool = True,
+        **options: Any,
+    ) -> Self:
+        """A base model with a saved adapter, wrapped as the adapter's task says.
+
+        Args:
+            model: the base model; changed in place.
+            model_id: directory, or repository on the Hub.
+            adapter_name: what to call the adapter.
+            is_trainable: whether it receives gradients.
+            config: taken instead of the file's.
+            autocast_adapter_dtype: as for the class.
+            low_cpu_mem_usage: as for `load_adapter`.
+            strict: as for `load_adapter`.
+            options: ``subfolder``, ``revision``, ``token``, ``allow_unknown``, ...
+
+        Raises:
+            CheckpointError: the files cannot be read, or do not fit.
+        """
+        from adapterkit.build import wrapper_for
+
+        config = PeftConfig.from_pretrained(model_id, **options) if config is None else config
+        config = config.model_copy(update={"inference_mode": not is_trainable})
+        options.pop("allow_unknown", None)
+        state = checkpoint.load_peft_weights(model_id, **options)
+        wrapper = wrapper_for(config) if cls is PeftModel else cls
+        wrapped = wrapper(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        checkpoint.set_peft_model_state_dict(wrapped, state, adapter_name, strict=strict)
+        wrapped.train(is_trainable)
+        return wrapped  # type: ignore[no-any-return]
+
+
+def keyword_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a model's forward by name."""
+    bound = inspect.signature(model.forward).bind_partial(*args, **kwargs)
+    inputs = dict(bound.arguments)
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            inputs.update(inputs.pop(name, {}))
+    return inputs

@@ -1,0 +1,63 @@
+"""A module that is trained whole: one copy per adapter, the original kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapterkit.errors import CapabilityError
+from adapterkit.nn.selection import Routes, Selection
+
+
+class CopiedLayer(nn.Module):
+    """Stands where ``original_module`` stood, and runs the active adapter's copy of it."""
+
+    def __init__(self, original_module: nn.Module, selection: Selection) -> None:
+        super().__init__()
+        self.original_module = original_module
+        self.modules_to_save = nn.ModuleDict()  # adapter name -> copy
+        self.selection = selection
+
+    def add(self, name: str) -> nn.Module:
+        """A trainable copy for adapter ``name``."""
+        fresh = copy.deepcopy(self.original_module).requires_grad_(True)
+        self.modules_to_save[name] = fresh
+        return fresh
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("original_module", "modules_to_save"):
+                raise
+            return getattr(self.active_module(), name)
+
+    def active_module(self) -> nn.Module:
+        """The copy that the next forward uses, or the original."""
+        return self._of(self.selection.active) if self.selection.enabled else self.original_module
+
+    def _of(self, names: Sequence[str]) -> nn.Module:
+        for name in reversed(names):
+            if name in self.modules_to_save:
+                return self.modules_to_save[name]
+        return self.original_module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.selection.enabled and self.selection.routes is not None and args:
+            return self._routed(self.selection.routes, *args, **kwargs)
+        return self.active_module()(*args, **kwargs)
+
+    def _routed(self, routes: Routes, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Each row through its own adapter's copy; the rows of no copy through the original."""
+        y = self.original_module(x, *args, **kwargs)
+        if not isinstance(y, torch.Tensor):
+            raise CapabilityError(f"adapter_names needs a tensor from {type(self.original_module).__name__}")
+        for name, index in routes.fit(x.shape[0]).rows.items():
+            if name in self.modules_to_save:
+                index = index.to(x.device)
+                y = y.index_copy(0, index, self.modules_to_save[name](x[index], *args, **kwargs).to(y.dtype))
+        return y

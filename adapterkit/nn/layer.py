@@ -1,0 +1,200 @@
+"""The one wrapper around a frozen layer, whatever its kind and whatever adapts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adapterkit.errors import CapabilityError, StateError
+from adapterkit.nn.adapter import LayerAdapter, wrap
+from adapterkit.nn.selection import Routes, Selection
+from adapterkit.nn.view import LayerView
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen ``base_layer`` and the adapters around it, by adapter name."""
+
+    def __init__(self, base_layer: nn.Module, selection: Selection) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.adapters = nn.ModuleDict()
+        self.biases = nn.ModuleDict()  # trained copies of the layer's own bias, by adapter name
+        self.selection = selection
+        self.view = LayerView(base_layer)
+        self.merged_adapters: tuple[str, ...] = ()
+        self._frozen: dict[str, Any] = {}  # the base layer's own parameters, kept while merged
+
+    @property
+    def merged(self) -> bool:
+        return bool(self.merged_adapters)
+
+    def __getattr__(self, name: str) -> Any:
+        """Foreign code reads ``weight``, ``in_features``, ... off the layer it knows."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        selection = self.selection
+        if self.merged_adapters:
+            if selection.routes is not None:
+                raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
+            if selection.enabled:
+                return self.base_layer(x, *args, **kwargs)
+            return functional_call(self.base_layer, self._frozen, (x, *args), kwargs)
+        if not selection.enabled:
+            return self.base_layer(x, *args, **kwargs)
+
+        def base(x: Any) -> Any:
+            return self.base_layer(x, *args, **kwargs)
+
+        if selection.routes is None:
+            return wrap(self.chain(selection.active), base, x)
+        return self._routed(base, x, selection.routes)
+
+    def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
+        """The adapters of ``names`` that are here, in that order; each with its bias."""
+        chain: list[Any] = []
+        for name in names:
+            if name in self.adapters:
+                chain.append(self.adapters[name])
+            if name in self.biases:
+                chain.append(self.biases[name])
+        return chain
+
+    def _routed(self, base: Callable[[Any], Any], x: Tensor, routes: Routes) -> Any:
+        """Each row through its own adapter, and all rows through the base layer at once."""
+        rows = {name: index.to(x.device) for name, index in routes.fit(x.shape[0]).rows.items()}
+        chains = [(adapter, index) for name, index in rows.items() for adapter in self.chain((name,))]
+        inputs = x
+        for adapter, index in chains:
+            if type(adapter).adapt_input is not LayerAdapter.adapt_input:
+                inputs = inputs.index_copy(0, index, adapter.adapt_input(x[index]))
+        y = base(inputs)
+        for adapter, index in chains:
+            y = y.index_copy(0, index, adapter.adapt_output(y[index], x[index]))
+        return y
+
+    @torch.no_grad()
+    def merge(self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False) -> None:
+        """Fold adapters into the base layer's weight and bias.
+
+        Args:
+            names: which adapters, innermost first; None takes the active ones.
+            keep: keep the frozen parameters, so that `unmerge` can put them back.
+            safe: refuse a result that is not finite.
+
+        Raises:
+            StateError: adapters are merged already, or the result is not finite; nothing has changed then.
+            CapabilityError: an adapter's change cannot be expressed by a weight and a bias.
+        """
+        if self.merged:
+            raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
+        names = [n for n in (self.selection.active if names is None else names) if self.chain((n,))]
+        if not names:
+            return
+        weight, bias = merged_parameters(self.chain(names), self.view)
+        if safe and not all(t.isfinite().all() for t in (weight, bias) if t is not None):
+            raise StateError(f"merging adapters {names} would give values that are not finite; nothing was changed")
+        frozen = self._replace(weight, bias)
+        self._frozen = frozen if keep else {}
+        self.merged_adapters = tuple(names)
+
+    def _replace(self, weight: Tensor, bias: Tensor | None) -> dict[str, Any]:
+        """Give the base layer new parameters, and the old ones back to the caller. New objects, so that a tied
+        weight elsewhere keeps its values."""
+        own: dict[str, Any] = self.base_layer._parameters
+        frozen = {name: p for name, p in own.items() if p is not None and name in ("weight", "bias")}
+        if self.view.transposed:
+            weight = weight.T
+        own["weight"] = nn.Parameter(weight.to(own["weight"].dtype).contiguous(), requires_grad=False)
+        if bias is not None:
+            own["bias"] = nn.Parameter(bias.to(own["bias"].dtype), requires_grad=False)
+        return frozen
+
+    def unmerge(self) -> None:
+        """Bit for bit: the frozen parameters were kept, not recomputed."""
+        self.base_layer._parameters.update(self._frozen)
+        self._frozen, self.merged_adapters = {}, ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
+        """`.to()`, `.half()` and the like reach the parameters that are kept while merged, too."""
+        super()._apply(fn, recurse)
+        with torch.no_grad():
+            self._frozen = {n: nn.Parameter(fn(p), requires_grad=False) for n, p in self._frozen.items()}
+        return self
+
+
+def merged_parameters(chain: Sequence[LayerAdapter], view: LayerView) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias that do what ``chain`` does around ``view``, at least in float32.
+
+    Adapters that state their weight are asked for it. Any other affine change is read off by running it on
+    the identity: ``b' = f(0)`` and ``W' = f(I) - f(0)``.
+
+    Raises:
+        CapabilityError: the change is not affine, or adds a bias to a layer without one.
+    """
+    for adapter in chain:
+        if not adapter.mergeable:
+            raise CapabilityError(f"{type(adapter).__name__} cannot be merged: its change is not affine in the input")
+    weight, bias = _at_least_float(view.weight), _at_least_float(view.bias)
+    if all(adapter.states_weight for adapter in chain):
+        for adapter in chain:
+            weight, bias = adapter.adapt_weight(weight), adapter.adapt_bias(bias)
+    elif view.kind in ("linear", "embedding"):
+        weight, bias = _probed(chain, view, weight, bias)
+    else:
+        raise CapabilityError(f"merging into a {type(view.layer).__name__} needs adapters that define adapt_weight")
+    if bias is not None and view.bias is None:
+        raise CapabilityError(f"the adapters add a bias, and this {type(view.layer).__name__} has none to merge it into")
+    return weight, bias
+
+
+def _probed(
+    chain: Sequence[LayerAdapter], view: LayerView, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    def affine(x: Tensor) -> Tensor:
+        y = view.apply(x, weight)
+        return y if bias is None else y + bias
+
+    if view.kind == "embedding":
+        return wrap(chain, affine, view.probe()), None
+    probe = view.probe().to(weight.dtype)
+    origin = wrap(chain, affine, torch.zeros_like(probe[:1]))
+    adds_bias = bias is not None or bool(origin.any())
+    return (wrap(chain, affine, probe) - origin).T, origin[0] if adds_bias else None
+
+
+def _at_least_float(tensor: Any) -> Any:
+    return tensor.float() if isinstance(tensor, Tensor) and tensor.element_size() < 4 else tensor
+
+
+class BiasAdapter(LayerAdapter):
+    """A trained copy of the layer's own bias: ``y + (b' - b)``, where the layer computes ``... + b``."""
+
+    kinds = frozenset({"any"})
+
+    def __init__(self, layer: LayerView) -> None:
+        super().__init__(None, layer)
+        bias = layer.bias
+        if bias is None:
+            raise CapabilityError(f"{type(layer.layer).__name__} has no bias to train")
+        self.bias = nn.Parameter(bias.clone())  # (out_features,)
+
+    def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
+        change = (self.bias - self.layer.bias).to(y.dtype)
+        trailing = y.ndim - 2 if self.layer.kind == "conv" else 0  # the channels come before space
+        return y + change.reshape(-1, *[1] * trailing)
+
+    def adapt_weight(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def adapt_bias(self, bias: Tensor | None) -> Tensor | None:
+        return None if bias is None else bias + (self.bias - self.layer.bias).to(bias.dtype)

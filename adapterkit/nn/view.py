@@ -1,0 +1,113 @@
+"""One way to look at every kind of layer: its sizes, its weight in one orientation, and its operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from adapterkit.nn import storage
+
+Kind = Literal["linear", "embedding", "conv", "other"]
+
+
+class LayerView:
+    """A frozen layer as adapters see it. Not a module: holding one registers no parameters.
+
+    ``weight`` is ``(out_features, in_features)`` for linear layers however the layer stores it, ``(num_embeddings,
+    embedding_dim)`` for embeddings and ``(out, in / groups, *kernel)`` for convolutions.
+    """
+
+    __slots__ = ("in_features", "kind", "layer", "out_features", "transposed")
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer: Any = layer
+        self.kind: Kind = kind_of(layer)
+        self.transposed = self.kind == "linear" and is_transposed(layer)
+        self.in_features, self.out_features = _sizes(layer, self.kind)
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, dequantised if need be."""
+        weight = storage.read(self.layer)
+        return weight.T if self.transposed else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = getattr(self.layer, "bias", None)
+        return bias.detach() if isinstance(bias, Tensor) else None
+
+    @property
+    def device(self) -> torch.device:
+        for tensor in self.layer.parameters():
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weight; float32 where the weight is quantised."""
+        for tensor in self.layer.parameters():
+            return tensor.dtype if tensor.dtype.is_floating_point and tensor.element_size() > 1 else torch.float32
+        return torch.float32
+
+    def apply(self, x: Tensor, weight: Tensor, *, groups: int | None = None) -> Tensor:
+        """The layer's own operation with another weight and no bias: stride, padding, dilation and groups are kept,
+        unless ``groups`` says otherwise."""
+        if self.kind == "embedding":
+            return F.embedding(x, weight, self.layer.padding_idx)
+        if self.kind == "conv":
+            return _convolve(self.layer, x, weight, self.layer.groups if groups is None else groups)
+        return F.linear(x, weight)
+
+    def pointwise(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A convolution of kernel size 1 in the layer's number of dimensions and groups."""
+        return _CONVOLUTIONS[weight.ndim](x, weight, bias, groups=self.layer.groups)
+
+    def probe(self) -> Tensor:
+        """Inputs whose outputs are the rows (embedding) or columns (linear) of the weight."""
+        if self.kind == "embedding":
+            return torch.arange(self.layer.num_embeddings, device=self.device)
+        return torch.eye(self.in_features, device=self.device)
+
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the weight's dimensions
+
+
+def _convolve(layer: Any, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    padding = layer.padding
+    if layer.padding_mode != "zeros":
+        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
+    return _CONVOLUTIONS[weight.ndim](x, weight, None, layer.stride, padding, layer.dilation, groups)
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a linear layer stores ``(in, out)``, as GPT-2's does."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def kind_of(layer: nn.Module) -> Kind:
+    """What a layer computes, whatever its class and storage."""
+    if isinstance(layer, nn.Embedding):
+        return "embedding"
+    if isinstance(layer, _ConvNd):
+        return "conv" if not layer.transposed else "other"
+    if isinstance(layer, nn.Linear) or is_transposed(layer):
+        return "linear"
+    return "linear" if storage.is_linear(layer) else "other"
+
+
+def _sizes(layer: Any, kind: Kind) -> tuple[int, int]:
+    """``(in_features, out_features)``; an embedding maps one of ``num_embeddings`` to ``embedding_dim``."""
+    if kind == "embedding":
+        return layer.num_embeddings, layer.embedding_dim
+    if kind == "conv":
+        return layer.in_channels, layer.out_channels
+    if kind == "other":
+        return 0, 0
+    if is_transposed(layer):
+        return layer.weight.shape[0], layer.weight.shape[1]
+    return layer.in_features, layer.out_features

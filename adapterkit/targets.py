@@ -1,0 +1,200 @@
+"""Which modules a config means. Every name it states must match at least one module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from torch import nn
+
+from adapterkit.architectures import ARCHITECTURES, ROLES
+from adapterkit.config.layer import IndexedLayerConfig, LayerConfig
+from adapterkit.errors import CapabilityError, TargetError, did_you_mean
+from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.nn.view import kind_of
+
+Modules = Mapping[str, nn.Module]
+ALL_LINEAR = "all-linear"
+_INDEX = re.compile(r"\.(\d+)(?=\.)")
+
+
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its dotted name, adapted layers as leaves: one walk, whatever has been added."""
+    found: dict[str, nn.Module] = {}
+    stack = [("", model)]
+    while stack:
+        name, module = stack.pop()
+        if name:
+            found[name] = module
+        if isinstance(module, AdaptedLayer | CopiedLayer):
+            continue
+        prefix = f"{name}." if name else ""
+        stack.extend((prefix + child, sub) for child, sub in reversed(module._modules.items()) if sub is not None)
+    return found
+
+
+def match_targets(
+    modules: Modules, config: LayerConfig, *, model_type: str | None, kinds: Collection[str], heads: Collection[str]
+) -> list[str]:
+    """The names of the modules that ``config`` targets, in the order of the model.
+
+    Args:
+        modules: every module by name (`modules_of`).
+        config: says what is targeted.
+        model_type: the family, for roles and default targets.
+        kinds: the kinds of layer that the method adapts (`LayerAdapter.kinds`).
+        heads: names of the output layers, which ``all-linear`` leaves out.
+
+    Raises:
+        TargetError: a stated name, pattern or index matches nothing.
+        CapabilityError: a target is a layer that the method cannot adapt.
+    """
+    method = config.peft_type
+    patterns = _resolve(config, model_type)
+    if patterns == ALL_LINEAR:
+        chosen = [n for n, m in modules.items() if _kind(m) == "linear" and n not in heads]
+        if not chosen:
+            raise TargetError("target_modules='all-linear' found no linear layer")
+    else:
+        chosen = matching(modules, patterns, "target_modules")
+    chosen = _without(chosen, modules, config.exclude_modules, "exclude_modules")
+    chosen = [n for n in chosen if not config.modules_to_save or not _is_one_of(n, config.modules_to_save)]
+    if isinstance(config, IndexedLayerConfig) and config.layers_to_transform is not None:
+        chosen = _in_layers(chosen, config)
+    if not chosen:
+        raise TargetError(f"no module is left to adapt: target_modules={patterns!r}, less what is excluded or saved whole")
+    for name in chosen:
+        _check_kind(name, modules[name], kinds, method)
+    return chosen
+
+
+def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> list[str]:
+    """The modules that a list of name suffixes, or one regular expression, means.
+
+    Raises:
+        TargetError: an entry matches nothing; names the nearest real names and how many modules have them.
+    """
+    if isinstance(patterns, str):
+        try:
+            compiled = re.compile(patterns)
+        except re.error as error:
+            raise TargetError(f"{field}={patterns!r} is no regular expression: {error}") from error
+        chosen = [name for name in modules if compiled.fullmatch(name)]
+        if not chosen:
+            raise TargetError(_no_match(modules, field, patterns, regex=True))
+        return chosen
+    entries, used = dict.fromkeys(patterns), set()
+    short = {entry for entry in entries if "." not in entry}
+    dotted = tuple((entry, f".{entry}") for entry in entries if "." in entry)
+    chosen = []
+    for name in modules:
+        last = name.rpartition(".")[2]
+        hits = [last] if last in short else [e for e, suffix in dotted if name == e or name.endswith(suffix)]
+        if hits:
+            chosen.append(name)
+            used.update(hits)
+    missing = [entry for entry in entries if entry not in used]
+    if missing:
+        raise TargetError("\n".join(_no_match(modules, field, entry, regex=False) for entry in missing))
+    return chosen
+
+
+def _no_match(modules: Modules, field: str, entry: str, *, regex: bool) -> str:
+    counts: dict[str, int] = {}
+    for name, module in modules.items():
+        if not module._modules or isinstance(module, AdaptedLayer):
+            last = name.rpartition(".")[2]
+            counts[last] = counts.get(last, 0) + 1
+    names = {name: count for name, count in counts.items() if not name.isdigit()} or counts
+    hint = "" if regex else did_you_mean(entry.rpartition(".")[2], names)
+    what = f"the regular expression {entry!r} matches no whole module name" if regex else f"{entry!r} matches no module"
+    listed = ", ".join(f"{name} ({count})" for name, count in list(names.items())[:30])
+    return f"{field}: {what}{hint}\n  names in this model: {listed}"
+
+
+def _resolve(config: LayerConfig, model_type: str | None) -> str | list[str]:
+    """``target_modules`` with roles and the default replaced by this family's names."""
+    stated = config.target_modules
+    if isinstance(stated, str):
+        return stated
+    if stated is None:
+        stated = [f"role:{role}" for role in config.default_roles]
+    names = [_of_role(e.removeprefix("role:"), model_type) if e.startswith("role:") else e for e in stated]
+    return list(dict.fromkeys(names))
+
+
+def _of_role(role: str, model_type: str | None) -> str:
+    roles = ARCHITECTURES.get(model_type or "")
+    if roles is None:
+        raise TargetError(
+            f"target_modules: nothing is known of the roles in a model of type {model_type!r}"
+            f"{did_you_mean(model_type, ARCHITECTURES) if model_type else ''} Name the modules, or use 'all-linear'"
+        )
+    if role not in roles:
+        raise TargetError(f"target_modules: no role {role!r} in {model_type}{did_you_mean(role, roles)} Roles: {', '.join(ROLES)}")
+    return roles[role]
+
+
+def _is_one_of(name: str, suffixes: Iterable[str]) -> bool:
+    return any(name == s or name.endswith(f".{s}") or f".{s}." in f".{name}." for s in suffixes)
+
+
+def _without(chosen: list[str], modules: Modules, excluded: str | list[str] | None, field: str) -> list[str]:
+    if not excluded:
+        return chosen
+    left_out = set(matching(modules, excluded, field))
+    return [name for name in chosen if name not in left_out]
+
+
+def _in_layers(chosen: list[str], config: IndexedLayerConfig) -> list[str]:
+    wanted = [config.layers_to_transform] if isinstance(config.layers_to_transform, int) else config.layers_to_transform
+    patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern
+    index_of = _index_by(patterns) if patterns else _first_index
+    indices = {name: index_of(name) for name in chosen}
+    there = sorted({i for i in indices.values() if i is not None})
+    missing = sorted(set(wanted or ()) - set(there))
+    if missing:
+        raise TargetError(f"layers_to_transform: no target is in layers {missing}; there are layers {there}")
+    return [name for name, index in indices.items() if index in set(wanted or ())]
+
+
+def _first_index(name: str) -> int | None:
+    found = _INDEX.search(f".{name}")
+    return int(found.group(1)) if found else None
+
+
+def _index_by(patterns: Sequence[str]) -> Callable[[str], int | None]:
+    compiled = [re.compile(rf"\.{pattern}\.(\d+)\.") for pattern in patterns]
+
+    def index_of(name: str) -> int | None:
+        found = next((m for c in compiled if (m := c.search(f".{name}."))), None)
+        return int(found.group(1)) if found else None
+
+    return index_of
+
+
+def _kind(module: nn.Module) -> str:
+    return module.view.kind if isinstance(module, AdaptedLayer) else kind_of(module)
+
+
+def _check_kind(name: str, module: nn.Module, kinds: Collection[str], method: str) -> None:
+    if "any" in kinds or _kind(module) in kinds:
+        return
+    layer = module.base_layer if isinstance(module, AdaptedLayer) else module
+    raise CapabilityError(
+        f"{method} cannot adapt {name!r}, a {type(layer).__name__} (kind {_kind(module)}); it adapts {', '.join(sorted(kinds))}"
+    )
+
+
+def suffixes(chosen: Sequence[str], modules: Modules) -> list[str]:
+    """The shortest list of name suffixes that means just ``chosen``: what files and servers read."""
+    wanted, by_last = set(chosen), {}
+    for name in modules:
+        by_last.setdefault(name.rpartition(".")[2], []).append(name)
+    result: dict[str, None] = {}
+    for name in chosen:
+        last = name.rpartition(".")[2]
+        whole = not last.isdigit() and all(other in wanted for other in by_last[last])
+        result[last if whole else name] = None
+    return sorted(result)

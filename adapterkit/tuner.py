@@ -1,0 +1,338 @@
+"""Put adapters into a model, and take them out: inject, merge, unload, delete, activate.
+
+`Tuner` is the frozen model with its adapted layers. It walks the model once, when the first adapter is made; what it
+knows of the layers afterwards serves loading, saving, switching and merging without another walk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapterkit.config.base import PeftConfig
+from adapterkit.config.layer import LayerConfig, pattern_value
+from adapterkit.errors import CapabilityError, StateError, TargetError, did_you_mean
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
+from adapterkit.nn.selection import Selection
+from adapterkit.nn.view import LayerView
+from adapterkit.targets import matching, match_targets, modules_of, suffixes
+
+
+class Tuner(nn.Module):
+    """A base model in place, with its adapted layers by name. ``model`` is the base model itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.selection = Selection()
+        self.configs: dict[str, PeftConfig] = {}
+        self.layers: dict[str, AdaptedLayer] = {}
+        self.copies: dict[str, CopiedLayer] = {}
+        self._modules_by_name: dict[str, nn.Module] | None = None
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Take over adapted layers that an earlier `inject_adapter_in_model` left in the model."""
+        for name, module in modules_of(self.model).items():
+            if isinstance(module, AdaptedLayer):
+                self.layers[name] = module
+            elif isinstance(module, CopiedLayer):
+                self.copies[name] = module
+        for module in [*self.layers.values(), *self.copies.values()]:
+            self.selection = module.selection
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.model, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    @property
+    def names(self) -> dict[str, nn.Module]:
+        """Every module of the model by name, adapted layers as leaves."""
+        if self._modules_by_name is None:
+            self._modules_by_name = modules_of(self.model)
+        return self._modules_by_name
+
+    # -- adding and removing ------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        name: str,
+        config: PeftConfig,
+        *,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+    ) -> PeftConfig:
+        """Make adapter ``name``. Nothing is changed if a target is wrong.
+
+        Args:
+            name: the adapter's name.
+            config: what to make; copied, not kept.
+            autocast_adapter_dtype: keep the adapter in float32 where the base is in a half type.
+            low_cpu_mem_usage: make the adapter on the meta device, to be filled by loading.
+
+        Returns:
+            the config as it was honoured, with the targets that really matched.
+
+        Raises:
+            StateError: the name is taken.
+            TargetError: a stated name matches nothing.
+            CapabilityError: a target is of a kind the method cannot adapt.
+        """
+        if name in self.configs:
+            raise StateError(f"an adapter named {name!r} is there already")
+        if "." in name:
+            raise StateError(f"an adapter's name cannot contain a dot: {name!r}")
+        if not self.configs:
+            self.model.requires_grad_(False)
+        config = config.model_copy(deep=True)
+        adapters: dict[str, LayerAdapter] = {}
+        if isinstance(config, LayerConfig):
+            options = {"half": not autocast_adapter_dtype, "meta": low_cpu_mem_usage}
+            adapters = self._make(name, config, **options)
+            config = config.model_copy(update={"target_modules": suffixes(list(adapters), self.names)})
+        saved = self._modules_to_save(config)
+        biases = self._biases(config, list(adapters))
+        for target, adapter in adapters.items():
+            self._layer(target).adapters[name] = adapter
+        for target in biases:
+            layer = self._layer(target)
+            layer.biases[name] = BiasAdapter(layer.view)
+        for target in saved:
+            self._copied(target).add(name)
+        self.configs[name] = config
+        self.set_trainable(name, not config.inference_mode)
+        return config
+
+    def _make(self, name: str, config: LayerConfig, *, half: bool, meta: bool) -> dict[str, LayerAdapter]:
+        """The adapters for every target, made but not yet put in place."""
+        implementation: type[LayerAdapter] = config.adapter_class()
+        chosen = match_targets(
+            self.names,
+            config,
+            model_type=model_type(self.model),
+            kinds=implementation.kinds,
+            heads=self._heads(config),
+        )
+        _check_patterns(config, chosen)
+        seed = torch.initial_seed()
+        made = {}
+        for target in chosen:
+            module = self.names[target]
+            view = module.view if isinstance(module, AdaptedLayer) else LayerView(module)
+            on_meta = meta or view.device.type == "meta"
+            with torch.device("meta") if on_meta else _seeded(f"{seed}/{name}/{target}"):
+                adapter = implementation(config.at(target), view)
+            dtype = view.dtype if half or view.dtype == torch.float64 else torch.float32
+            made[target] = adapter.to(dtype) if on_meta else adapter.to(device=view.device, dtype=dtype)
+        return made
+
+    def _heads(self, config: LayerConfig) -> set[str]:
+        """The output layers, which all-linear leaves alone: the language model's head, and modules to save."""
+        output = getattr(self.model, "get_output_embeddings", lambda: None)()
+        heads = {n for n, m in self.names.items() if output is not None and m is output}
+        return heads | set(matching(self.names, config.modules_to_save, "modules_to_save") if config.modules_to_save else ())
+
+    def _modules_to_save(self, config: PeftConfig) -> list[str]:
+        if not config.modules_to_save:
+            return []
+        chosen = matching(self.names, config.modules_to_save, "modules_to_save")
+        adapted = [n for n in chosen if isinstance(self.names[n], AdaptedLayer)]
+        if adapted:
+            raise CapabilityError(f"modules_to_save: {adapted} are adapted by another adapter already")
+        inside = tuple(f"{n}." for n in chosen)
+        return [n for n in chosen if not n.startswith(inside)]
+
+    def _biases(self, config: PeftConfig, targets: Sequence[str]) -> list[str]:
+        """The modules whose own bias is trained, by the field ``bias``: none, all, or the targets' only."""
+        mode = getattr(config, "bias", "none")
+        if mode == "none":
+            return []
+        candidates = self.names if mode == "all" else targets
+        saved = tuple(self._modules_to_save(config))
+        return [n for n in candidates if _has_bias(self.names[n]) and not n.startswith(saved or ("\0",))]
+
+    def _layer(self, target: str) -> AdaptedLayer:
+        if target not in self.layers:
+            self.layers[target] = layer = AdaptedLayer(self.names[target], self.selection)
+            layer.train(self.names[target].training)
+            self._put(target, layer)
+        return self.layers[target]
+
+    def _copied(self, target: str) -> CopiedLayer:
+        if target not in self.copies:
+            self.copies[target] = copied = CopiedLayer(self.names[target], self.selection)
+            copied.train(self.names[target].training)
+            self._put(target, copied)
+            inside = f"{target}."
+            self._modules_by_name = {n: m for n, m in self.names.items() if not n.startswith(inside)}
+        return self.copies[target]
+
+    def _put(self, target: str, module: nn.Module) -> None:
+        parent, _, child = target.rpartition(".")
+        owner = self.model.get_submodule(parent)
+        if isinstance(owner, nn.ModuleList | nn.Sequential):
+            owner[int(child) if child.isdigit() else child] = module  # type: ignore[index]
+        else:
+            setattr(owner, child, module)
+        self.names[target] = module  # type: ignore[index]
+
+    def delete(self, name: str) -> None:
+        """Remove an adapter everywhere; layers left without one are put back as they were.
+
+        Raises:
+            StateError: unknown, or merged.
+        """
+        self.require(name)
+        if any(name in layer.merged_adapters for layer in self.layers.values()):
+            raise StateError(f"adapter {name!r} is merged: unmerge it before deleting it")
+        for target, layer in list(self.layers.items()):
+            for held in (layer.adapters, layer.biases):
+                if name in held:
+                    del held[name]
+            if not layer.adapters and not layer.biases:
+                self._put(target, self.layers.pop(target).base_layer)
+        for target, copied in list(self.copies.items()):
+            if name in copied.modules_to_save:
+                del copied.modules_to_save[name]
+            if not copied.modules_to_save:
+                self._put(target, self.copies.pop(target).original_module)
+                self._modules_by_name = None
+        del self.configs[name]
+        self.selection.active = tuple(n for n in self.selection.active if n != name)
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def require(self, *names: str) -> None:
+        """Raises:
+        StateError: one of the names is unknown; lists the known ones.
+        """
+        for name in names:
+            if name not in self.configs:
+                known = ", ".join(self.configs) or "none"
+                raise StateError(f"no adapter named {name!r}{did_you_mean(name, self.configs)} Adapters: {known}")
+
+    def activate(self, names: Sequence[str]) -> None:
+        """Use these adapters from now on, the first one innermost. Nothing else about them changes."""
+        self.require(*names)
+        merged = self.merged_adapters
+        if merged and tuple(names) != merged:
+            raise StateError(f"adapters {list(merged)} are merged: unmerge before activating {list(names)}")
+        self.selection.active = tuple(names)
+
+    def parts(self, name: str) -> Iterator[tuple[str, nn.Module]]:
+        """The modules that belong to adapter ``name``, each with the name of the layer it is at."""
+        for target, layer in self.layers.items():
+            if name in layer.adapters:
+                yield target, layer.adapters[name]
+            if name in layer.biases:
+                yield target, layer.biases[name]
+        for target, copied in self.copies.items():
+            if name in copied.modules_to_save:
+                yield target, copied.modules_to_save[name]
+
+    def set_trainable(self, name: str, trainable: bool) -> None:
+        """Whether the adapter's parameters receive gradients."""
+        for _, part in self.parts(name):
+            for parameter in part.parameters():
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(trainable)
+
+    # -- merging ------------------------------------------------------------------------------------------------------
+
+    @property
+    def merged_adapters(self) -> tuple[str, ...]:
+        """The adapters that are merged, innermost first."""
+        return tuple(dict.fromkeys(n for layer in self.layers.values() for n in layer.merged_adapters))
+
+    def merge(self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False) -> None:
+        """Fold adapters into the base's weights, all layers or none; see `AdaptedLayer.merge`."""
+        names = self.selection.active if names is None else tuple(names)
+        self.require(*names)
+        if self.merged_adapters:
+            raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
+        done = []
+        try:
+            for layer in self.layers.values():
+                layer.merge(names, keep=True, safe=safe)
+                done.append(layer)
+        except BaseException:
+            for layer in done:
+                layer.unmerge()
+            raise
+        if not keep:
+            for layer in done:
+                layer._frozen = {}
+
+    def unmerge(self) -> None:
+        """Put the frozen weights back, bit for bit."""
+        for layer in self.layers.values():
+            layer.unmerge()
+
+    def unload(self, *, merge: bool, names: Sequence[str] | None = None, safe: bool = False) -> nn.Module:
+        """The plain base model again, with the adapters folded in or without them. This tuner is empty afterwards."""
+        chosen = self.selection.active if names is None else tuple(names)
+        if merge:
+            if self.merged_adapters:
+                self.unmerge()
+            self.merge(chosen, keep=False, safe=safe)
+        else:
+            self.unmerge()
+        for target, layer in self.layers.items():
+            self._put(target, layer.base_layer)
+        for target, copied in self.copies.items():
+            self._put(target, copied._of(chosen) if merge else copied.original_module)
+        self.layers, self.copies, self.configs = {}, {}, {}
+        self.selection, self._modules_by_name = Selection(), None
+        return self.model
+
+
+@contextmanager
+def _seeded(key: str) -> Iterator[None]:
+    """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
+    with torch.random.fork_rng(devices=[]):
+        digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
+        torch.random.default_generator.manual_seed(int.from_bytes(digest))
+        yield
+
+
+def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:
+    for field in config.pattern_fields:
+        for pattern in getattr(config, field) or ():
+            if not any(pattern_value({pattern: True}, name) for name in chosen):
+                raise TargetError(f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}")
+
+
+def _has_bias(module: nn.Module) -> bool:
+    bias = module.view.bias if isinstance(module, AdaptedLayer) else module._parameters.get("bias")
+    return bias is not None and not isinstance(module, CopiedLayer)
+
+
+def model_type(model: nn.Module) -> str | None:
+    """The family a model says it belongs to, ``config.model_type``."""
+    config = getattr(model, "config", None)
+    if isinstance(config, dict):
+        return config.get("model_type")
+    return getattr(config, "model_type", None)
+
+
+def inject(model: nn.Module, config: PeftConfig, adapter_name: str, **options: Any) -> Tuner:
+    """Put an adapter into ``model`` in place, and activate it."""
+    tuner = Tuner(model)
+    tuner.add(adapter_name, config, **options)
+    tuner.activate((*tuner.selection.active, adapter_name))
+    return tuner
+
