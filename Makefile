@@ -1,0 +1,61 @@
+# Two commands need nothing but Python 3.11 and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PLUGINS := $(wildcard plugins/*)
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-slow test-hydra-next lint bench bench-quick docs clean
+
+demo: $(VENV)/installed ## install, and train LoRA on the built-in classification task
+	$(BIN)/python -m adapterkit +method=lora task=seq_cls
+
+test: $(VENV)/tests ## install with plugins and test extras, and run the tests
+	$(PYTEST)
+
+test-slow: $(VENV)/tests ## the tests that take minutes
+	$(PYTEST) -m slow
+
+test-hydra-next: .venv-next/tests ## the command-line tests on the newest Hydra pre-release
+	.venv-next/bin/python -m pytest -q tests/hydra tests/cli tests/sweep
+
+lint: $(VENV)/lint ## ruff, mypy and the import layers
+	$(BIN)/ruff format --check adapterkit tests plugins
+	$(BIN)/ruff check adapterkit tests plugins
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/tests ## measure against PEFT: about an hour on two cores
+	$(BIN)/python -m bench
+
+bench-quick: $(VENV)/tests ## the same in under five minutes
+	$(BIN)/python -m bench --quick
+
+clean:
+	rm -rf .venv .venv-next
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/tests: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml) | $(VENV)/bin/python
+	$(PIP) --editable '.[test]' $(PLUGINS:%=--editable ./%) --editable tests/plugin
+	touch $@
+
+$(VENV)/lint: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[test,dev]'
+	touch $@
+
+.venv-next/tests: pyproject.toml
+	$(PYTHON) -m venv .venv-next
+	.venv-next/bin/python -m pip install --quiet torch==2.13.0
+	.venv-next/bin/python -m pip install --quiet --pre 'hydra-core>=1.4.0rc3,<1.5' 'omegaconf>=2.4.1rc1,<2.5'
+	.venv-next/bin/python -m pip install --quiet --editable '.[test]' $(PLUGINS:%=--editable ./%) --editable tests/plugin
+	touch $@
