@@ -5,7 +5,8 @@
     AdapterkitError                      exit 1   a fault that is not the user's configuration
     ├── ConfigError (ValueError)         exit 2   a setting cannot be honoured: the message names key, place and choices
     │   ├── UnknownPluginError (KeyError)         no method or task of that name is installed
-    │   ├── BrokenPluginError                     an installed plugin cannot be imported, or speaks another API version
+    │   ├── BrokenPluginError                     an installed plugin cannot be imported, or is no config class
+    │   │   └── IncompatiblePluginError           it speaks another API version
     │   ├── TargetError                           a name in target_modules, modules_to_save, ... matches no module
     │   └── DataError                             a data file, split or column is not there
     ├── CheckpointError (ValueError)     exit 1   an adapter's files do not fit the model, or cannot be read
@@ -45,6 +46,10 @@ class UnknownPluginError(ConfigError, KeyError):
 
 class BrokenPluginError(ConfigError):
     """An installed plugin that cannot be used; names distribution, version, cause and place."""
+
+
+class IncompatiblePluginError(BrokenPluginError):
+    """An installed plugin that was written for another version of the plugin API."""
 
 
 class TargetError(ConfigError):

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from adapterkit.errors import BrokenPluginError, ConfigError, UnknownPluginError, did_you_mean
+from adapterkit.errors import BrokenPluginError, ConfigError, IncompatiblePluginError, UnknownPluginError, did_you_mean
 
 API_VERSION = 1
 """Raised when the contract of `adapterkit.nn.adapter` or of the config classes changes incompatibly."""
@@ -52,7 +52,8 @@ class Plugin:
         """Import the config class.
 
         Raises:
-            BrokenPluginError: it cannot be imported, is no class, or was written for another `API_VERSION`.
+            BrokenPluginError: it cannot be imported, or is no config class.
+            IncompatiblePluginError: it was written for another `API_VERSION`.
         """
         try:
             loaded = self.entry.load()
@@ -66,7 +67,7 @@ class Plugin:
         api = getattr(loaded, "api", API_VERSION)
         if api != API_VERSION:
             who = "adapterkit" if api > API_VERSION else self.distribution
-            raise BrokenPluginError(
+            raise IncompatiblePluginError(
                 f"{self.kind} {self.name!r} ({self.origin}) speaks plugin API {api}; this adapterkit speaks "
                 f"{API_VERSION}. Upgrade {who}."
             )

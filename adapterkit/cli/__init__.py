@@ -5,6 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from adapterkit.errors import EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_OK, AdapterkitError, did_you_mean
+
+VERBS = {
+    "list": ("adapterkit.cli.listing:show_list", "methods, tasks, models, presets or plugins that are installed"),
+    "show": ("adapterkit.cli.show:show", "every field of a method, task or section; or a preset's file"),
+    "validate": ("adapterkit.cli.validate:validate", "compose and check a run or a sweep, and start nothing"),
+    "estimate": ("adapterkit.cli.estimate:estimate", "targets and exact parameter counts, without weights"),
+    "plugins": ("adapterkit.cli.listing:plugins", "state of every installed plugin; exit code 1 if any has a problem"),
+    "schema": ("adapterkit.cli.schema:schema", "JSON Schema of the configuration, for editors"),
+}
+"""Verb to the function that does it, called with the rest of the line, and what it does."""
+
+HELP = (["help"], ["--help"], ["-h"], [])
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code (`adapterkit.errors`).
@@ -13,5 +27,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments in HELP:
+        from adapterkit.cli.help import screen
+
+        print(screen())
+        return EXIT_OK
+    if arguments == ["--version"]:
+        from adapterkit import __version__
+
+        print(f"adapterkit {__version__}")
+        return EXIT_OK
+    first = arguments[0]
+    if first in VERBS:
+        return _do(first, arguments[1:])
+    if "=" not in first and first[0] not in "-+~":
+        sys.stderr.write(f"adapterkit: no verb {first!r}{did_you_mean(first, VERBS)}\n  verbs: {', '.join(VERBS)}\n")
+        return EXIT_CONFIG
     from adapterkit.hydra.app import run
+
     return run(arguments)
+
+
+def _do(verb: str, arguments: list[str]) -> int:
+    from adapterkit.registry import resolve
+
+    try:
+        return int(resolve(VERBS[verb][0])(arguments))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except AdapterkitError as error:
+        sys.stderr.write(f"adapterkit: {error}\n")
+        return error.exit_code

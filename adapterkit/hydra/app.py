@@ -18,7 +18,8 @@ from adapterkit.hydra.diagnosis import compact, diagnose
 from adapterkit.hydra.preflight import Preflight, started_sweep
 from adapterkit.hydra.private import allowing, version_options
 from adapterkit.hydra.problems import ConfigProblems, Problem
-from adapterkit.hydra.source import conf_dir, install
+from adapterkit.hydra.places import conf_dir
+from adapterkit.hydra.source import install
 from adapterkit.hydra.task import RunFailed, describe, execute, exit_code
 
 FULL_ERROR = "HYDRA_FULL_ERROR"

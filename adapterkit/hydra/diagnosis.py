@@ -12,9 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from adapterkit.errors import ConfigError, did_you_mean
 from adapterkit.hydra.arguments import Arguments
 from adapterkit.hydra.origin import Origins
+from adapterkit.hydra.places import conf_dir
 from adapterkit.hydra.private import Composer
 from adapterkit.hydra.problems import Problem
-from adapterkit.hydra.source import conf_dir, install
+from adapterkit.hydra.source import install
 from adapterkit.hydra.validation import check
 from adapterkit.registry import KINDS
 

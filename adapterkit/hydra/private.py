@@ -106,7 +106,7 @@ class Composer:
 
     def is_group(self, name: str) -> bool:
         """Whether ``name`` is a config group."""
-        return bool(self.options(name))
+        return bool(self._loader.repository.group_exists(name))  # type: ignore[attr-defined]
 
     def files(self, overrides: Sequence[str]) -> Iterator[LoadedFile]:
         """The YAML files that a composition reads, in the order in which they are merged."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -14,8 +11,8 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from adapterkit.config.run import RunConfig
-from adapterkit.errors import ConfigError
 from adapterkit.hydra.nodes import node_from_model
+from adapterkit.hydra.places import PRESET_GROUPS, plugin_directories
 from adapterkit.hydra.private import load_plugins
 from adapterkit.registry import CORE, KINDS
 
@@ -25,10 +22,7 @@ BASE = "adapterkit_base"
 DISCRIMINATOR = {"method": "peft_type", "task": "name"}
 """The field by which a node says which plugin it belongs to."""
 
-PRESET_GROUPS = ("model", "data", "trainer")
-"""Groups that hold nothing but YAML presets."""
-
-GROUPS = (*KINDS, *PRESET_GROUPS, "experiment")
+GROUPS = (*KINDS, *PRESET_GROUPS)
 """Every group of the primary config's defaults list."""
 
 
@@ -47,7 +41,7 @@ class RegistrySource(ConfigSource):
 
         Raises:
             ConfigLoadError: there is no such config.
-            ConfigError: the plugin cannot be used; the message has the whole story.
+            adapterkit.errors.ConfigError: the plugin cannot be used; the message has the whole story.
         """
         kind, name = _split(config_path)
         if (kind, name) == (BASE, ""):
@@ -105,36 +99,6 @@ class PresetSearchPath(SearchPathPlugin):
         search_path.append(CORE, "adapterkit://")
         for distribution, directory in plugin_directories():
             search_path.append(distribution, f"file://{directory}")
-
-
-def plugin_directories() -> Iterator[tuple[str, Path]]:
-    """Distribution and directory of every preset package declared under ``adapterkit.conf``; none is imported."""
-    for entry in entry_points(group="adapterkit.conf"):
-        directory = _directory(entry.value)
-        if directory is not None:
-            yield (entry.dist.name if entry.dist else entry.name), directory
-
-
-def _directory(module: str) -> Path | None:
-    """Where the package ``"plugin.conf"`` lies: wheels and editable installs alike, without running its code."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    candidates = (Path(place, *rest) for place in (spec.submodule_search_locations or [] if spec else []))
-    return next((candidate for candidate in candidates if candidate.is_dir()), None)
-
-
-@cache
-def conf_dir() -> Path:
-    """The project's own ``conf/``: inside the package in a wheel, beside it in a checkout.
-
-    Raises:
-        ConfigError: this installation has none.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for directory in (package / "conf", package.parent / "conf"):
-        if (directory / "config.yaml").is_file():
-            return directory
-    raise ConfigError(f"adapterkit's conf/ is missing beside {package}; install the package again")
 
 
 @cache

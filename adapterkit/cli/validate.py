@@ -1,0 +1,72 @@
+"""``validate``: everything before a run, and no run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from adapterkit.config.run import RunConfig
+from adapterkit.errors import EXIT_OK, ConfigError
+from adapterkit.hydra.arguments import Arguments, parse
+from adapterkit.hydra.diagnosis import compact, composer_for, diagnose
+from adapterkit.hydra.preflight import run_problems, shadowed
+from adapterkit.hydra.private import Composer
+from adapterkit.hydra.problems import ConfigProblems, Problem
+from adapterkit.hydra.sweeps import judge
+from adapterkit.hydra.validation import validate as validated
+
+
+def validate(arguments: Sequence[str]) -> int:
+    """``validate +method=lora task=seq_cls ...``, with ``-m`` for a sweep.
+
+    Raises:
+        ConfigProblems: all that is wrong.
+    """
+    parsed = parse(arguments)
+    config, composer = composed(parsed)
+    if parsed.multirun or str(OmegaConf.select(config, "hydra.mode")).endswith("MULTIRUN"):
+        _validate_sweep(config, composer)
+        return EXIT_OK
+    run = checked(config, composer)
+    print(f"ok: method {run.method.peft_type.lower()}, task {run.task.name}")
+    return EXIT_OK
+
+
+def composed(arguments: Arguments) -> tuple[DictConfig, Composer]:
+    """The config that a command line composes.
+
+    Raises:
+        ConfigProblems: it cannot be composed.
+    """
+    composer = composer_for(arguments)
+    if arguments.problems:
+        raise ConfigProblems(diagnose(arguments))
+    sweep = arguments.multirun or any(o.startswith("experiment=") for o in arguments.overrides)
+    try:
+        return composer.compose(arguments.overrides, sweep=sweep), composer
+    except (CompactHydraException, OmegaConfBaseException, ConfigError) as error:
+        raise ConfigProblems(diagnose(arguments) or [Problem("", compact(error))]) from error
+
+
+def checked(config: DictConfig, composer: Composer) -> RunConfig:
+    """The run that a composed config describes.
+
+    Raises:
+        ConfigProblems: it is not valid.
+    """
+    problems = run_problems(config, composer)
+    if problems:
+        raise ConfigProblems(problems)
+    return validated(config)
+
+
+def _validate_sweep(config: DictConfig, composer: Composer) -> None:
+    problems = list(shadowed(config))
+    verdict = judge(config, composer)
+    if problems or verdict.failing:
+        raise ConfigProblems([*problems, *([Problem("", str(verdict))] if verdict.failing else [])])
+    of = "" if verdict.checked == verdict.total else f" ({verdict.checked} of them looked at)"
+    print(f"ok: {verdict.total} trials{of}")
