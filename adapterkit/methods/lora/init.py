@@ -61,7 +61,9 @@ def pissa(weight: Tensor, r: int, scaling: float, steps: int | None) -> Factors:
     if steps is None:
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     else:
-        u, s, v = torch.svd_lowrank(weight, q=r, niter=steps)
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(0)  # the same start on every load, whatever the run's seed
+            u, s, v = torch.svd_lowrank(weight, q=r, niter=steps)
         vh = v.T
     root = (s[:r] / scaling).sqrt()
     return root[:, None] * vh[:r], u[:, :r] * root
