@@ -225,6 +225,10 @@ class Tuner(nn.Module):
                 known = ", ".join(self.configs) or "none"
                 raise StateError(f"no adapter named {name!r}{did_you_mean(name, self.configs)} Adapters: {known}")
 
+    def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
+        """`activate`, under the name and with the arguments that PEFT's tuner has."""
+        self.activate((adapter_name,) if isinstance(adapter_name, str) else adapter_name)
+
     def activate(self, names: Sequence[str]) -> None:
         """Use these adapters from now on, the first one innermost. Nothing else about them changes."""
         self.require(*names)

@@ -87,6 +87,14 @@ class LayerAdapter(Adapter):
         """The same change stated on the bias, where `adapt_weight` states the weight's."""
         return bias
 
+    def fused(self, layer: nn.Linear, x: Tensor) -> Tensor | None:
+        """The whole adapted layer at once, or None where that is not possible. Optional, an accelerator: the same
+        numbers as the onion, for this adapter alone on a plain linear layer.
+
+        The weight must be read off ``layer`` in the call, and only tensors made in the call may be changed in place.
+        """
+        return None
+
     @property
     def states_weight(self) -> bool:
         """Whether this adapter states its change on the weight."""

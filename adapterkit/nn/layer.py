@@ -49,24 +49,31 @@ class AdaptedLayer(nn.Module):
             if selection.enabled:
                 return self.base_layer(x, *args, **kwargs)
             return functional_call(self.base_layer, self._frozen, (x, *args), kwargs)
+        layer: Any = self._modules["base_layer"]
         if not selection.enabled:
-            return self.base_layer(x, *args, **kwargs)
+            return layer(x, *args, **kwargs)
 
         def base(x: Any) -> Any:
-            return self.base_layer(x, *args, **kwargs)
+            return layer(x, *args, **kwargs)
 
-        if selection.routes is None:
-            return wrap(self.chain(selection.active), base, x)
-        return self._routed(base, x, selection.routes)
+        if selection.routes is not None:
+            return self._routed(base, x, selection.routes)
+        chain = self.chain(selection.active)
+        if len(chain) == 1 and not args and not kwargs and is_plain_linear(layer):
+            y = chain[0].fused(layer, x)
+            if y is not None:
+                return y
+        return wrap(chain, base, x) if chain else layer(x, *args, **kwargs)
 
     def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
         """The adapters of ``names`` that are here, in that order; each with its bias."""
+        adapters, biases = self._modules["adapters"]._modules, self._modules["biases"]._modules  # type: ignore[union-attr]
         chain: list[Any] = []
         for name in names:
-            if name in self.adapters:
-                chain.append(self.adapters[name])
-            if name in self.biases:
-                chain.append(self.biases[name])
+            if name in adapters:
+                chain.append(adapters[name])
+            if name in biases:
+                chain.append(biases[name])
         return chain
 
     def _routed(self, base: Callable[[Any], Any], x: Tensor, routes: Routes) -> Any:
@@ -130,6 +137,21 @@ class AdaptedLayer(nn.Module):
         with torch.no_grad():
             self._frozen = {n: nn.Parameter(fn(p), requires_grad=False) for n, p in self._frozen.items()}
         return self
+
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether calling the layer is nothing but ``F.linear``: nobody listens to it, replaced its forward, or stores its
+    weight in a way of their own."""
+    if type(layer) is not nn.Linear or type(layer._parameters["weight"]) is not nn.Parameter:
+        return False
+    return not (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or "forward" in layer.__dict__
+        or any(parameter is not None and parameter.requires_grad for parameter in layer._parameters.values())
+    )
 
 
 def merged_parameters(chain: Sequence[LayerAdapter], view: LayerView) -> tuple[Tensor, Tensor | None]:

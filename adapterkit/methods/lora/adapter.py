@@ -22,6 +22,7 @@ from typing_extensions import override
 from adapterkit.errors import CapabilityError
 from adapterkit.methods.lora import init
 from adapterkit.methods.lora.config import LoraConfig
+from adapterkit.methods.lora.fused import lora_linear
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.view import LayerView
 
@@ -49,6 +50,8 @@ class LoraAdapter(LayerAdapter):
         self._make_factors(config.r, layer, config.lora_bias)
         self.register_buffer("start_A", None, persistent=False)
         self.register_buffer("start_B", None, persistent=False)
+        plain = layer.kind == "linear" and not (config.use_dora or config.lora_bias or init.needs_weight(config.init_lora_weights))
+        self.fusible = plain and self.casts_factors
         self._start(config.init_lora_weights)
         if config.use_dora:
             self.lora_magnitude_vector = nn.Parameter(self._start_magnitude())  # (out_features,), or (1, out, 1...)
@@ -104,6 +107,15 @@ class LoraAdapter(LayerAdapter):
         if not self._factors()[0].is_meta:
             return self._norm().cpu()
         return torch.empty(1, self.layer.out_features, *self._ones()) if self._ones() else torch.empty(self.layer.out_features)
+
+    @override
+    def fused(self, layer: nn.Linear, x: Tensor) -> Tensor | None:
+        if not self.fusible or (self.dropout and self.training) or not x.is_floating_point():
+            return None
+        modules = self._modules
+        a, b = modules["lora_A"]._parameters["weight"], modules["lora_B"]._parameters["weight"]  # type: ignore[union-attr]
+        parameters = layer._parameters
+        return lora_linear(x, parameters["weight"], parameters["bias"], a, b, self.scaling)  # type: ignore[arg-type]
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
