@@ -22,7 +22,7 @@ from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
-from adapterkit.targets import matching, match_targets, modules_of, suffixes
+from adapterkit.targets import match_subset, match_targets, matching, modules_of, suffixes
 
 
 class Tuner(nn.Module):
@@ -102,8 +102,9 @@ class Tuner(nn.Module):
         adapters: dict[str, LayerAdapter] = {}
         if isinstance(config, LayerConfig):
             options = {"half": not autocast_adapter_dtype, "meta": low_cpu_mem_usage}
-            adapters = self._make(name, config, **options)
-            config = config.model_copy(update={"target_modules": suffixes(list(adapters), self.names)})
+            chosen = self._targets(config)
+            config = self._honoured(config, chosen)
+            adapters = self._make(name, config, chosen, **options)
         saved = self._modules_to_save(config)
         biases = self._biases(config, list(adapters))
         for target, adapter in adapters.items():
@@ -114,37 +115,56 @@ class Tuner(nn.Module):
         for target in saved:
             self._copied(target).add(name)
         self.configs[name] = config
-        self.set_trainable(name, not config.inference_mode)
+        if config.inference_mode:
+            self.set_trainable(name, False)
         return config
 
-    def _make(self, name: str, config: LayerConfig, *, half: bool, meta: bool) -> dict[str, LayerAdapter]:
-        """The adapters for every target, made but not yet put in place."""
-        implementation: type[LayerAdapter] = config.adapter_class()
+    def _targets(self, config: LayerConfig) -> list[str]:
         chosen = match_targets(
             self.names,
             config,
             model_type=model_type(self.model),
-            kinds=implementation.kinds,
+            kinds=config.adapter_class().kinds,
             heads=self._heads(config),
         )
         _check_patterns(config, chosen)
-        seed = torch.initial_seed()
-        made = {}
-        for target in chosen:
-            module = self.names[target]
-            view = module.view if isinstance(module, AdaptedLayer) else LayerView(module)
-            on_meta = meta or view.device.type == "meta"
-            with torch.device("meta") if on_meta else _seeded(f"{seed}/{name}/{target}"):
-                adapter = implementation(config.at(target), view)
-            dtype = view.dtype if half or view.dtype == torch.float64 else torch.float32
-            made[target] = adapter.to(dtype) if on_meta else adapter.to(device=view.device, dtype=dtype)
-        return made
+        return chosen
+
+    def _honoured(self, config: LayerConfig, chosen: Sequence[str]) -> LayerConfig:
+        """The config with every field that names targets narrowed to what it matched."""
+        changes = {"target_modules": suffixes(chosen, self.names)}
+        for field in config.subset_fields:
+            found = match_subset(self.names, config, field, chosen=chosen, model_type=model_type(self.model))
+            changes[field] = suffixes(found, self.names)
+        return config.model_copy(update=changes)
+
+    def _make(
+        self, name: str, config: LayerConfig, chosen: Sequence[str], *, half: bool, meta: bool
+    ) -> dict[str, LayerAdapter]:
+        """The adapters for every target, made but not yet put in place."""
+        implementation: type[LayerAdapter] = config.adapter_class()
+        views = {target: self._view(target) for target in chosen}
+        if meta or all(view.device.type == "meta" for view in views.values()):
+            with torch.device("meta"):
+                made = {target: implementation(config.at(target), view) for target, view in views.items()}
+        else:
+            seed, made = torch.initial_seed(), {}
+            for target, view in views.items():
+                with _seeded(f"{seed}/{name}/{target}"):
+                    made[target] = implementation(config.at(target), view)
+        return {target: _placed(adapter, views[target], half=half) for target, adapter in made.items()}
+
+    def _view(self, target: str) -> LayerView:
+        module = self.names[target]
+        return module.view if isinstance(module, AdaptedLayer) else LayerView(module)
 
     def _heads(self, config: LayerConfig) -> set[str]:
         """The output layers, which all-linear leaves alone: the language model's head, and modules to save."""
         output = getattr(self.model, "get_output_embeddings", lambda: None)()
-        heads = {n for n, m in self.names.items() if output is not None and m is output}
-        return heads | set(matching(self.names, config.modules_to_save, "modules_to_save") if config.modules_to_save else ())
+        heads = set() if output is None else {n for n, m in self.names.items() if m is output}
+        if config.modules_to_save:
+            heads.update(matching(self.names, config.modules_to_save, "modules_to_save"))
+        return heads
 
     def _modules_to_save(self, config: PeftConfig) -> list[str]:
         if not config.modules_to_save:
@@ -199,15 +219,14 @@ class Tuner(nn.Module):
         self.require(name)
         if any(name in layer.merged_adapters for layer in self.layers.values()):
             raise StateError(f"adapter {name!r} is merged: unmerge it before deleting it")
-        for target, layer in list(self.layers.items()):
-            for held in (layer.adapters, layer.biases):
-                if name in held:
-                    del held[name]
+        for target in [t for t, layer in self.layers.items() if name in layer.adapters or name in layer.biases]:
+            layer = self.layers[target]
+            layer.remove(name)
             if not layer.adapters and not layer.biases:
                 self._put(target, self.layers.pop(target).base_layer)
-        for target, copied in list(self.copies.items()):
-            if name in copied.modules_to_save:
-                del copied.modules_to_save[name]
+        for target in [t for t, copied in self.copies.items() if name in copied.modules_to_save]:
+            copied = self.copies[target]
+            del copied.modules_to_save[name]
             if not copied.modules_to_save:
                 self._put(target, self.copies.pop(target).original_module)
                 self._modules_by_name = None
@@ -304,6 +323,16 @@ class Tuner(nn.Module):
         return self.model
 
 
+def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:
+    """The adapter on its layer's device, in float32 unless the base is in float64 or ``half`` is wanted."""
+    dtype = view.dtype if half or view.dtype == torch.float64 else torch.float32
+    for tensor in adapter.parameters():
+        if tensor.is_meta or tensor.device == view.device:
+            return adapter if tensor.dtype == dtype else adapter.to(dtype)
+        break
+    return adapter.to(device=view.device, dtype=dtype)
+
+
 @contextmanager
 def _seeded(key: str) -> Iterator[None]:
     """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
@@ -317,7 +346,9 @@ def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:
     for field in config.pattern_fields:
         for pattern in getattr(config, field) or ():
             if not any(pattern_value({pattern: True}, name) for name in chosen):
-                raise TargetError(f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}")
+                raise TargetError(
+                    f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}"
+                )
 
 
 def _has_bias(module: nn.Module) -> bool:

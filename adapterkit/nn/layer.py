@@ -76,6 +76,12 @@ class AdaptedLayer(nn.Module):
                 chain.append(biases[name])
         return chain
 
+    def remove(self, name: str) -> None:
+        """Forget adapter ``name``."""
+        for held in (self.adapters, self.biases):
+            if name in held:
+                del held[name]
+
     def _routed(self, base: Callable[[Any], Any], x: Tensor, routes: Routes) -> Any:
         """Each row through its own adapter, and all rows through the base layer at once."""
         rows = {name: index.to(x.device) for name, index in routes.fit(x.shape[0]).rows.items()}

@@ -43,16 +43,22 @@ class LayerView:
 
     @property
     def device(self) -> torch.device:
-        for tensor in self.layer.parameters():
-            return tensor.device
-        return torch.device("cpu")
+        tensor = self._tensor
+        return torch.device("cpu") if tensor is None else tensor.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weight; float32 where the weight is quantised."""
-        for tensor in self.layer.parameters():
-            return tensor.dtype if tensor.dtype.is_floating_point and tensor.element_size() > 1 else torch.float32
-        return torch.float32
+        tensor = self._tensor
+        if tensor is None or not tensor.dtype.is_floating_point or tensor.element_size() == 1:
+            return torch.float32
+        return tensor.dtype
+
+    @property
+    def _tensor(self) -> Tensor | None:
+        """The weight as it is stored, or any other tensor of the layer that tells where it is."""
+        weight = self.layer._parameters.get("weight")
+        return weight if weight is not None else next(iter((*self.layer.parameters(), *self.layer.buffers(), None)))
 
     def apply(self, x: Tensor, weight: Tensor, *, groups: int | None = None) -> Tensor:
         """The layer's own operation with another weight and no bias: stride, padding, dilation and groups are kept,

@@ -48,8 +48,6 @@ class LoraAdapter(LayerAdapter):
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
         self._make_factors(config.r, layer, config.lora_bias)
-        self.register_buffer("start_A", None, persistent=False)
-        self.register_buffer("start_B", None, persistent=False)
         plain = layer.kind == "linear" and not (config.use_dora or config.lora_bias or init.needs_weight(config.init_lora_weights))
         self.fusible = plain and self.casts_factors
         self._start(config.init_lora_weights)
@@ -98,10 +96,16 @@ class LoraAdapter(LayerAdapter):
         if weight.is_meta:
             return
         a, b = self._factors()
-        self.start_A, self.start_B = init.from_weight(scheme, weight.cpu(), a.shape[0], self.scaling)
+        start_a, start_b = init.from_weight(scheme, weight.cpu(), a.shape[0], self.scaling)
+        self.register_buffer("start_A", start_a, persistent=False)
+        self.register_buffer("start_B", start_b, persistent=False)
         if not a.is_meta:
-            a.copy_(self.start_A)
-            b.copy_(self.start_B)
+            a.copy_(start_a)
+            b.copy_(start_b)
+
+    def _start_factors(self) -> list[init.Factors]:
+        """The factors it started with, where their product is not zero."""
+        return [(self.start_A, self.start_B)] if "start_A" in self._buffers else []
 
     def _start_magnitude(self) -> Tensor:
         if not self._factors()[0].is_meta:
@@ -133,8 +137,8 @@ class LoraAdapter(LayerAdapter):
         if self.layer.kind != "embedding":
             x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         update = self._product(x, a, b, bias)
-        if self.start_A is not None:
-            update = update - self._product(x, self.start_A, self.start_B, None)
+        for a, b in self._start_factors():
+            update = update - self._product(x, a, b, None)
         return update * self.scaling
 
     def _product(self, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -170,8 +174,8 @@ class LoraAdapter(LayerAdapter):
     def _delta(self) -> Tensor:
         """``s B A`` in the orientation of the weight, less the product it started with."""
         delta = self._outer(*self._factors())
-        if self.start_A is not None:
-            delta = delta - self._outer(self.start_A, self.start_B)
+        for a, b in self._start_factors():
+            delta = delta - self._outer(a, b)
         return delta * self.scaling
 
     def _outer(self, a: Tensor, b: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from adapterkit.config.base import Choice, PositiveNumber
-from adapterkit.config.layer import IndexedLayerConfig, pattern_value
+from adapterkit.config.layer import IndexedLayerConfig
 
 Init = Literal["gaussian", "olora", "pissa", "orthogonal"]
 
@@ -21,7 +21,7 @@ class LoraConfig(IndexedLayerConfig):
 
     adapter: ClassVar[str] = "adapterkit.methods.lora.adapter:LoraAdapter"
     runtime_fields: ClassVar[frozenset[str]] = frozenset({"compute_dtype"})
-    pattern_fields: ClassVar[tuple[str, ...]] = ("rank_pattern", "alpha_pattern")
+    pattern_fields: ClassVar[dict[str, str]] = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
     inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core", "qalora_group_size": 16}
 
     peft_type: Annotated[Literal["LORA"], Choice] = Field("LORA", description="Name of the method.")
@@ -56,10 +56,3 @@ class LoraConfig(IndexedLayerConfig):
         if self.lora_bias and self.use_dora:
             raise ValueError("lora_bias and use_dora exclude each other")
         return self
-
-    def at(self, module_name: str) -> Self:
-        rank, alpha = pattern_value(self.rank_pattern, module_name), pattern_value(self.alpha_pattern, module_name)
-        changes = {"r": rank, "lora_alpha": alpha}
-        changes = {key: value for key, value in changes.items() if value is not None}
-        return self.model_copy(update=changes) if changes else self
-
