@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from adapterkit.errors import BrokenPluginError, ConfigError, IncompatiblePluginError, UnknownPluginError, did_you_mean
@@ -21,6 +21,12 @@ API_VERSION = 1
 """Raised when the contract of `adapterkit.nn.adapter` or of the config classes changes incompatibly."""
 
 CORE = "adapterkit"
+
+
+@cache
+def installed_entry_points() -> EntryPoints:
+    """The entry points of every installed package, looked for once: each look costs milliseconds."""
+    return entry_points()
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class Registry(Mapping[str, type[Any]]):
     def declared(self) -> dict[str, list[Plugin]]:
         """Every declaration by name; two of one name stand side by side, adapterkit's own first."""
         found: dict[str, dict[str, Plugin]] = defaultdict(dict)
-        for entry in entry_points(group=self.group):
+        for entry in installed_entry_points().select(group=self.group):
             plugin = Plugin(self.kind, entry.name, entry)
             found[entry.name].setdefault(f"{plugin.distribution}:{entry.value}", plugin)
         return {name: sorted(plugins.values(), key=_core_first) for name, plugins in sorted(found.items())}

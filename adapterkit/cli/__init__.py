@@ -17,7 +17,7 @@ VERBS = {
 }
 """Verb to the function that does it, called with the rest of the line, and what it does."""
 
-HELP = (["help"], ["--help"], ["-h"], [])
+HELP: tuple[list[str], ...] = (["help"], ["--help"], ["-h"], [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -115,6 +115,8 @@ def show_list(arguments: Sequence[str]) -> int:
     words = list(arguments) or list(LISTS)
     for word in words:
         if word not in LISTS:
-            raise ConfigError(f"no list of {word!r}{did_you_mean(word, LISTS)}\n  lists: {', '.join([*LISTS, 'plugins'])}")
+            raise ConfigError(
+                f"no list of {word!r}{did_you_mean(word, LISTS)}\n  lists: {', '.join([*LISTS, 'plugins'])}"
+            )
     print("\n\n".join(LISTS[word]() if len(words) == 1 else f"{word}\n\n{LISTS[word]()}" for word in words))
     return EXIT_OK

@@ -33,7 +33,9 @@ Schema = dict[str, Any]
 def schema(arguments: Sequence[str]) -> int:
     """``schema [--write DIRECTORY]``: print the schema of a run, or write all of them."""
     parser = argparse.ArgumentParser("adapterkit schema", description="JSON Schema of the configuration.")
-    parser.add_argument("--write", metavar="DIRECTORY", type=Path, help="write run, experiment, method and task schemas")
+    parser.add_argument(
+        "--write", metavar="DIRECTORY", type=Path, help="write run, experiment, method and task schemas"
+    )
     directory = parser.parse_args(arguments).write
     if directory is None:
         print(json.dumps(run_schema(), indent=2))
@@ -47,8 +49,8 @@ def schema(arguments: Sequence[str]) -> int:
 
 def run_schema() -> Schema:
     """A whole run, of the plugins that can be imported: a method is known by its ``peft_type``, a task by ``name``."""
-    model = create_model("RunConfig", __base__=RunConfig, **{kind: (_union(kind), ...) for kind in KINDS})
-    return model.model_json_schema()
+    unions: dict[str, Any] = {kind: (_union(kind), ...) for kind in KINDS}
+    return create_model("RunConfig", __base__=RunConfig, **unions).model_json_schema()
 
 
 def _union(kind: str) -> Any:
@@ -58,7 +60,7 @@ def _union(kind: str) -> Any:
 
 def experiment_schema() -> Schema:
     """A file of ``conf/experiment/``: every key optional, interpolations welcome, a defaults list."""
-    found = _partial(run_schema())
+    found: Schema = _partial(run_schema())
     found["title"] = "adapterkit experiment"
     found["properties"] |= {"defaults": DEFAULTS, "hydra": {"type": "object"}}
     return found
@@ -97,4 +99,6 @@ def _partial(node: Any) -> Any:
 def _partial_part(key: str, value: Any) -> Any:
     if key in ("properties", "$defs"):
         return {name: _partial(part) for name, part in value.items()}
-    return _partial(value) if key in ("anyOf", "oneOf", "allOf", "items", "prefixItems", "additionalProperties") else value
+    return (
+        _partial(value) if key in ("anyOf", "oneOf", "allOf", "items", "prefixItems", "additionalProperties") else value
+    )

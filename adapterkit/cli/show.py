@@ -88,10 +88,7 @@ def fields(model: type[BaseModel], prefix: str) -> str:
 
 
 def _field(name: str, field: FieldInfo, prefix: str) -> Iterator[str]:
-    if field.is_required():
-        default = "???   (required)"
-    else:
-        default = spelled(field.get_default(call_default_factory=True))
+    default = "???   (required)" if field.is_required() else spelled(field.get_default(call_default_factory=True))
     yield f"  {prefix}{'.' if prefix else ''}{name}={default}"
     constraint = "".join(f", {c}" for c in map(_constraint, field.metadata) if c)
     text = f"{type_name(field.annotation)}{constraint}. {field.description or ''}"
@@ -107,7 +104,9 @@ def spelled(value: Any) -> str:
 
 def _constraint(mark: Any) -> str:
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "matching"}
-    return " and ".join(f"{word} {getattr(mark, key)}" for key, word in words.items() if getattr(mark, key, None) is not None)
+    return " and ".join(
+        f"{word} {getattr(mark, key)}" for key, word in words.items() if getattr(mark, key, None) is not None
+    )
 
 
 def type_name(annotation: Any) -> str:

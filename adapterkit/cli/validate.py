@@ -11,11 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.hydra.arguments import Arguments, parse
-from adapterkit.hydra.diagnosis import compact, composer_for, diagnose
-from adapterkit.hydra.preflight import run_problems, shadowed
-from adapterkit.hydra.private import Composer
+from adapterkit.hydra.diagnosis import compact, composer_for, diagnose, problems_of, shadowed
+from adapterkit.hydra.private import Composer, given
 from adapterkit.hydra.problems import ConfigProblems, Problem
-from adapterkit.hydra.sweeps import judge
+from adapterkit.hydra.sweeps import judge, unify_params
 from adapterkit.hydra.validation import validate as validated
 
 
@@ -28,6 +27,7 @@ def validate(arguments: Sequence[str]) -> int:
     parsed = parse(arguments)
     config, composer = composed(parsed)
     if parsed.multirun or str(OmegaConf.select(config, "hydra.mode")).endswith("MULTIRUN"):
+        unify_params(config)
         _validate_sweep(config, composer)
         return EXIT_OK
     run = checked(config, composer)
@@ -57,7 +57,7 @@ def checked(config: DictConfig, composer: Composer) -> RunConfig:
     Raises:
         ConfigProblems: it is not valid.
     """
-    problems = run_problems(config, composer)
+    problems = problems_of(config, composer, [*given(config, "hydra"), *given(config, "task")])
     if problems:
         raise ConfigProblems(problems)
     return validated(config)

@@ -15,10 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from adapterkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIALS, ConfigError
 from adapterkit.hydra.arguments import Arguments, completion_line, parse
 from adapterkit.hydra.diagnosis import compact, diagnose
+from adapterkit.hydra.places import conf_dir
 from adapterkit.hydra.preflight import Preflight, started_sweep
 from adapterkit.hydra.private import allowing, version_options
 from adapterkit.hydra.problems import ConfigProblems, Problem
-from adapterkit.hydra.places import conf_dir
 from adapterkit.hydra.source import install
 from adapterkit.hydra.task import RunFailed, describe, execute, exit_code
 
@@ -46,13 +46,14 @@ def run(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> int:
     install()
     arguments = _completion(argv) if {"-sc", "--shell-completion"} & set(argv) else parse(argv)
-    if arguments.problems:
-        raise ConfigProblems(diagnose(arguments))
+    if arguments.problems or arguments.is_plain_run:
+        problems = diagnose(arguments)  # sooner than Hydra could tell, which composes twice before it calls anyone
+        if problems:
+            raise ConfigProblems(problems)
     try:
         return _call_hydra(arguments)
     except RunFailed as failed:
-        assert failed.__cause__ is not None
-        raise failed.__cause__ from None
+        raise failed.error from None
     except (CompactHydraException, OmegaConfBaseException, ConfigError) as error:
         problems = diagnose(arguments) or [Problem("", compact(error))]
         raise ConfigProblems(problems) from error

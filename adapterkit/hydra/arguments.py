@@ -51,6 +51,11 @@ class Arguments:
         return bool({"-m", "--multirun"} & set(self.flags)) or "hydra.mode=MULTIRUN" in self.overrides
 
     @property
+    def is_plain_run(self) -> bool:
+        """Whether this can be nothing but one run: no flags, and no file that might ask for a sweep."""
+        return not self.flags and not any(o.startswith(("experiment=", "hydra.", "hydra/")) for o in self.overrides)
+
+    @property
     def argv(self) -> list[str]:
         """For Hydra 1.3, whose parser wants all flags on one side of the overrides."""
         return [*self.flags, *(["--"] if self.flags else []), *self.overrides]
@@ -159,9 +164,13 @@ def _rewritten(override: Override) -> str:
         return line
     if is_choice(override):
         return line.lstrip("+")
-    if "." in key and not override.is_hydra_override():
-        return "++" + line.lstrip("+")
-    return line
+    return forced(line)
+
+
+def forced(line: str) -> str:
+    """An override, or its key, as one that sets a nested value whether or not there is one: ``++method.r=4``."""
+    key = line.lstrip("+").partition("=")[0]
+    return "++" + line.lstrip("+") if "." in key and not key.startswith("hydra.") and line[:1] != "~" else line
 
 
 def completion_line(line: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import ConfigError, did_you_mean
@@ -24,9 +26,15 @@ EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slur
 
 
 def composer_for(arguments: Arguments) -> Composer:
-    """A composer over everything that a command line can name."""
+    """A composer over everything that a command line can name.
+
+    Raises:
+        ConfigError: ``--config-dir`` is no directory.
+    """
     install()
     values = arguments.values
+    if not os.path.isdir(values.get("config_dir", ".")):
+        raise ConfigError(f"--config-dir {values['config_dir']}: no such directory (from {os.getcwd()})")
     return Composer.create(conf_dir(), values.get("config_dir"), values.get("config_name"))
 
 
@@ -34,27 +42,51 @@ def diagnose(arguments: Arguments) -> list[Problem]:
     """Everything that is wrong with a command line; of each sweep, the first trial is looked at."""
     composer = composer_for(arguments)
     problems = list(arguments.problems)
-    overrides = [_first_of_sweep(o, problems, arguments) for o in composer.parse(arguments.overrides)]
+    parsed = composer.parse(arguments.overrides)
+    overrides = [_forced(_first_of_sweep(o, problems, arguments), composer) for o in parsed]
     known: set[str] = {kind for kind in KINDS if any(problem.place == kind for problem in problems)}
     while True:
         try:
             config = composer.compose(overrides)
             break
         except (ConfigError, CompactHydraException, OmegaConfBaseException) as error:
-            culprit = _culprit(error, overrides, composer)
-            problems.append(_problem(error, culprit, composer))
+            culprit = culprit_of(error, overrides)
+            problems.append(explain_error(error, culprit, composer))
             if culprit is None:
                 return problems
             overrides.remove(culprit)
-            known.add(culprit.partition("=")[0])
+            group = culprit.partition("=")[0]
+            known |= KINDS.keys() if group == "experiment" else {group}
     return problems + problems_of(config, composer, overrides, known=known)
 
 
 def problems_of(
-    config: DictConfig, composer: Composer, overrides: Sequence[str], *, known: set[str] | None = None
+    config: DictConfig, composer: Composer, overrides: Sequence[str], *, known: Collection[str] = ()
 ) -> list[Problem]:
-    """What is wrong with a composed config."""
-    return check(config, Origins(overrides, lambda: composer.files(overrides)), known=known or ())[1]
+    """What is wrong with a composed run."""
+    where = Origins(overrides, lambda: composer.files(overrides))
+    return [*shadowed(config), *check(config, where, known=known)[1]]
+
+
+def shadowed(config: DictConfig) -> Iterator[Problem]:
+    """Presets that bear the name of an installed plugin: one of the two would be ignored without a word."""
+    sources = OmegaConf.select(config, "hydra.runtime.config_sources") or []
+    directories = [Path(source.path) for source in sources if source.schema == "file"]
+    for kind, registry in KINDS.items():
+        for file in (file for directory in directories for file in sorted((directory / kind).glob("*.yaml"))):
+            if file.stem in registry:
+                yield Problem(
+                    kind,
+                    f"{file} has the name of an installed {kind}, {file.stem!r}, and one would hide the other. Rename "
+                    f"the file, say {file.stem}_mine.yaml with 'defaults: [{file.stem}, _self_]', and choose "
+                    f"{kind}={file.stem}_mine",
+                )
+
+
+def _forced(line: str, composer: Composer) -> str:
+    """A value at the top level, known or not, as one that is set in any case."""
+    key = line.partition("=")[0]
+    return line if key[:1] in "+~" or "." in key or composer.is_group(key.partition("@")[0]) else f"++{line}"
 
 
 def _first_of_sweep(override: Override, problems: list[Problem], arguments: Arguments) -> str:
@@ -65,14 +97,16 @@ def _first_of_sweep(override: Override, problems: list[Problem], arguments: Argu
     if not arguments.multirun and "experiment=" not in " ".join(arguments.overrides):
         shown, value = key.lstrip("+"), line.partition("=")[2]
         problems.append(
-            Problem(shown, f"several values ({value}): add -m to try each of them, or write one list: {shown}=[{value}]")
+            Problem(
+                shown, f"several values ({value}): add -m to try each of them, or write one list: {shown}=[{value}]"
+            )
         )
     if override.is_discrete_sweep():
         return f"{key}={next(iter(override.sweep_string_iterator()))}"
     return f"{key}={override.value().start}"  # type: ignore[union-attr]  # an interval, of a search
 
 
-def _culprit(error: Exception, overrides: Sequence[str], composer: Composer) -> str | None:
+def culprit_of(error: Exception, overrides: Sequence[str]) -> str | None:
     """The override whose choice cannot be loaded; None where a file made the choice, or it is something else."""
     for override in reversed(overrides):
         group, _, name = override.lstrip("+").partition("=")
@@ -91,7 +125,8 @@ def _loads(kind: str, name: str) -> bool:
     return True
 
 
-def _problem(error: Exception, culprit: str | None, composer: Composer) -> Problem:
+def explain_error(error: Exception, culprit: str | None, composer: Composer) -> Problem:
+    """A composition error in our words, or in Hydra's where there are no better ones."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file, culprit, composer)
     if isinstance(error, ConfigError):
@@ -106,8 +141,8 @@ def _unknown_option(config_path: str, culprit: str | None, composer: Composer) -
     options = [option for option in composer.options(group) if "/" not in option]
     message = f"no {group} named {name!r}{did_you_mean(name, options)}"
     if group == "hydra/launcher" and name in EXTRAS:
-        message = f"the launcher {name!r} is not installed: pip install 'adapterkit[{EXTRAS[name]}]'"
-    elif group == "model" and "/" in name:
+        return Problem(group, f"the launcher {name!r} is not installed: pip install 'adapterkit[{EXTRAS[name]}]'")
+    if group == "model" and "/" in name:
         message = f"no preset of that name; for a model on the Hub or on disk: model.name_or_path={name}"
     place = group if culprit else f"{group} (chosen by a file)"
     installed = list(KINDS[group]) if group in KINDS else []

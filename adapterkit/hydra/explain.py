@@ -33,10 +33,11 @@ def explain(error: ValidationError, schema: type[BaseModel], where: Where) -> li
 
 
 def dotted(parts: Iterable[Any]) -> str:
-    """``("method", "layers", 0)`` to ``"method.layers[0]"``."""
+    """``("method", "layers", 0)`` to ``"method.layers[0]"``; keys that are no words stand in brackets, too."""
     text = ""
     for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        word = isinstance(part, str) and (part.isidentifier() or not text)
+        text += (f".{part}" if text else str(part)) if word else f"[{part!r}]"
     return text
 
 
@@ -82,12 +83,17 @@ def _fields(schema: type[BaseModel], section: Iterable[Any]) -> dict[str, Any]:
 def _bad_value(details: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str, str]:
     place = dotted(_steps(schema, details["loc"]))
     if details["type"] == "missing":
-        return place, f"required, and no value is given: {place}=...", ""
+        return place, required(place), ""
     value = details["input"]
     message = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if not isinstance(value, dict | list):
         message += f" (got {spelled(value, kind=details['type'].endswith(('_type', '_parsing')))})"
     return place, message + _hint(details, place), ""
+
+
+def required(place: str) -> str:
+    """What is said of a key that has neither a default nor a value."""
+    return f"required, and no value is given: {place}=..."
 
 
 def spelled(value: Any, *, kind: bool) -> str:
@@ -108,7 +114,10 @@ def _hint(details: ErrorDetails, place: str) -> str:
         return f"; to pass digits as text, quote twice: \"{place}='...'\""
     if isinstance(value, dict) and kind in ("int_type", "float_type"):
         parent, _, key = place.rpartition(".")
-        return f"; to write a key with dots: {parent}={{{key}.{next(iter(value), '')}: ...}}"
+        while isinstance(value, dict) and value:
+            step, value = next(iter(value.items()))
+            key = f"{key}.{step}"
+        return f"; to write a key with dots: {parent}={{{key}:{value}}}"
     return ""
 
 

@@ -24,6 +24,11 @@ def node_from_model(model: type[BaseModel], *, exclude: frozenset[str] = frozens
     return node
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy of a composed config without Hydra's own node; interpolations stay as they are."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
 def _escape(value: Any) -> Any:
     """A default containing ``${`` must not become an interpolation."""
     if isinstance(value, str):

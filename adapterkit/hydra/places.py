@@ -6,11 +6,10 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from adapterkit.errors import ConfigError
-from adapterkit.registry import CORE
+from adapterkit.registry import CORE, installed_entry_points
 
 PRESET_GROUPS = ("model", "data", "trainer", "experiment")
 """Groups of the primary config that hold nothing but YAML presets."""
@@ -58,7 +57,7 @@ def presets() -> Iterator[Preset]:
 
 def plugin_directories() -> Iterator[tuple[str, Path]]:
     """Distribution and directory of every preset package declared under ``adapterkit.conf``; none is imported."""
-    for entry in entry_points(group="adapterkit.conf"):
+    for entry in installed_entry_points().select(group="adapterkit.conf"):
         directory = _directory(entry.value)
         if directory is not None:
             yield (entry.dist.name if entry.dist else entry.name), directory

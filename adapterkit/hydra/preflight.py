@@ -6,7 +6,7 @@ Hydra turns exceptions in callbacks into warnings, all but `SystemExit`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from adapterkit.errors import EXIT_CONFIG
-from adapterkit.hydra.diagnosis import problems_of
-from adapterkit.hydra.private import Composer
+from adapterkit.hydra.diagnosis import problems_of, shadowed
+from adapterkit.hydra.private import Composer, given
 from adapterkit.hydra.problems import Problem, render
-from adapterkit.hydra.sweeps import sweep_problems
-from adapterkit.registry import KINDS
-
+from adapterkit.hydra.sweeps import sweep_problems, unify_params
 
 
 @dataclass(frozen=True)
@@ -40,19 +38,15 @@ class Preflight(Callback):
     """Named in ``conf/config.yaml``."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        stop_on(run_problems(config, Composer.running(config)))
+        composer = Composer.running(config)
+        stop_on(problems_of(config, composer, [*given(config, "hydra"), *given(config, "task")]))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         composer = Composer.running(config)
+        unify_params(config)
         stop_on([*shadowed(config), *sweep_problems(config, composer)])
         metric = OmegaConf.select(config, "sweep.metric")
         started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric))
-
-
-def run_problems(config: DictConfig, composer: Composer) -> list[Problem]:
-    """Everything that is wrong with one composed run."""
-    overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
-    return [*shadowed(config), *problems_of(config, composer, overrides)]
 
 
 def stop_on(problems: Iterable[Problem]) -> None:
@@ -61,18 +55,3 @@ def stop_on(problems: Iterable[Problem]) -> None:
     if found:
         sys.stderr.write(f"adapterkit: {render(found)}\n")
         raise SystemExit(EXIT_CONFIG)
-
-
-def shadowed(config: DictConfig) -> Iterator[Problem]:
-    """Presets that bear the name of an installed plugin: one of the two would be ignored without a word."""
-    sources = OmegaConf.select(config, "hydra.runtime.config_sources") or []
-    directories = [Path(source.path) for source in sources if source.schema == "file"]
-    for kind, registry in KINDS.items():
-        for file in (file for directory in directories for file in sorted((directory / kind).glob("*.yaml"))):
-            if file.stem in registry:
-                yield Problem(
-                    kind,
-                    f"{file} has the name of an installed {kind}, {file.stem!r}, and one would hide the other. Rename the "
-                    f"file, say {file.stem}_mine.yaml with 'defaults: [{file.stem}, _self_]', and choose "
-                    f"{kind}={file.stem}_mine",
-                )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import hydra.utils
@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from adapterkit.errors import BrokenPluginError
 
@@ -34,7 +34,7 @@ def version_options() -> dict[str, str]:
 def allowing(target: str) -> AbstractContextManager[Any]:
     """A context in which configs may name ``target`` as a ``_target_``; Hydra 1.4 asks for such a list."""
     allow = getattr(hydra.utils, "execution_whitelist", None)
-    return allow(target) if allow else nullcontext()  # type: ignore[no-any-return]
+    return allow(target) if allow else nullcontext()
 
 
 def load_plugins() -> Plugins:
@@ -125,6 +125,11 @@ class Composer:
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """Parsed overrides; ``glob(...)`` is expanded."""
         return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
+
+def given(config: DictConfig, part: str) -> list[str]:
+    """The overrides that went into ``config``, of its ``task`` or its ``hydra`` part, interpolations unresolved."""
+    return cast(list[str], OmegaConf.to_container(config.hydra.overrides[part], resolve=False))
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:

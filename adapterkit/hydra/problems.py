@@ -59,5 +59,10 @@ def render(problems: Sequence[Problem]) -> str:
 def wrapped(text: str, *, indent: str) -> str:
     """``text`` in lines that fit the screen."""
     return textwrap.fill(
-        text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False, break_long_words=False
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_on_hyphens=False,
+        break_long_words=False,
     )

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import ConfigError
-from adapterkit.hydra.diagnosis import compact
-from adapterkit.hydra.private import Composer, apply_overrides
+from adapterkit.hydra.arguments import forced
+from adapterkit.hydra.diagnosis import compact, culprit_of, explain_error
+from adapterkit.hydra.nodes import without_hydra
+from adapterkit.hydra.private import Composer, apply_overrides, given
 from adapterkit.hydra.problems import Problem
 from adapterkit.hydra.validation import check
 from adapterkit.sweep.check import LIMIT, Verdict, grid
@@ -56,9 +58,10 @@ def _trials(
     try:
         shape = composer.compose_trial(master, fixed)
     except (ConfigError, CompactHydraException, OmegaConfBaseException) as error:
-        yield from ((trial, [compact(error)]) for trial in grid(free, limit=limit))
+        told = explain_error(error, culprit_of(error, fixed), composer).headline
+        yield from ((trial, [told]) for trial in grid(free, limit=limit))
         return
-    task = OmegaConf.masked_copy(shape, [key for key in shape if key != "hydra"])
+    task = without_hydra(shape)
     parsed = {line: override for values in free.values() for line, override in _parsed(values, composer)}
     for trial in grid(free, limit=limit):
         yield trial, _problems(task, [parsed[value] for value in trial])
@@ -77,14 +80,27 @@ def _problems(task: DictConfig, values: Sequence[Override]) -> list[str]:
     return [problem.headline for problem in check(config)[1]]
 
 
+def unify_params(master: DictConfig) -> None:
+    """Write the axes of ``hydra.sweeper.params`` in the form that `adapterkit.hydra.arguments` gives to overrides.
+
+    An axis on the command line then takes the place of one in a file, and both may set keys of a group that is swept.
+    """
+    params = OmegaConf.select(master, "hydra.sweeper.params")
+    if params:
+        with open_dict(master.hydra):
+            master.hydra.sweeper.params = {forced(str(key)): value for key, value in params.items()}
+
+
 def swept(master: DictConfig, composer: Composer) -> Axes:
     """Every override of the sweep, as one or several values; of an interval, its two ends."""
     params = OmegaConf.select(master, "hydra.sweeper.params") or {}
     lines = [f"{key}={value}" for key, value in params.items()]
     axes: Axes = {}
-    for override in composer.parse([*lines, *master.hydra.overrides.task]):
+    for override in composer.parse([*lines, *given(master, "task")]):
         key = override.get_key_element()
-        axes[key] = [override.input_line] if override.is_delete() else [f"{key}={value}" for value in _values(override)]
+        axes[key] = (
+            [str(override.input_line)] if override.is_delete() else [f"{key}={value}" for value in _values(override)]
+        )
     return axes
 
 

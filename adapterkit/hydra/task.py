@@ -7,10 +7,11 @@ import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import EXIT_FAULT, AdapterkitError
@@ -19,7 +20,11 @@ from adapterkit.sweep.trial import Trial, failed_before, metric_value
 
 
 class RunFailed(SystemExit):
-    """Takes a run's error, its ``__cause__``, past Hydra's handlers, which would print it in their own way."""
+    """Takes a run's error past Hydra's handlers, which would print it in their own way."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(exit_code(error))
+        self.error = error
 
 
 def execute(config: DictConfig) -> float | None:
@@ -33,11 +38,12 @@ def execute(config: DictConfig) -> float | None:
     try:
         run = validate(config)
         if hydra.mode == RunMode.MULTIRUN:
-            trial = Trial(directory, number=int(hydra.job.num), overrides=list(hydra.overrides.task))
+            overrides = cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
+            trial = Trial(directory, number=int(hydra.job.num), overrides=overrides)
             return _execute_trial(run, trial)
         return _execute(run, directory)
     except Exception as error:
-        raise RunFailed(exit_code(error)) from error
+        raise RunFailed(error) from error
 
 
 def _execute(run: RunConfig, directory: Path) -> float | None:

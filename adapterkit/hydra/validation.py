@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from adapterkit.config.run import RunConfig, run_config
 from adapterkit.errors import ConfigError
-from adapterkit.hydra.explain import NONE_HINT, Where, dotted, explain
+from adapterkit.hydra.explain import NONE_HINT, Where, dotted, explain, required
+from adapterkit.hydra.nodes import without_hydra
 from adapterkit.hydra.problems import ConfigProblems, Problem
 from adapterkit.hydra.source import DISCRIMINATOR
 from adapterkit.registry import KINDS
@@ -48,11 +49,11 @@ def check(
         known: kinds (``"method"``) whose absence was told already.
     """
     try:
-        data = _plain(config)
+        data, missing = _plain(config)
     except OmegaConfBaseException as error:
         return None, [Problem(error.full_key or "", _first_line(error), where(error.full_key or ""))]
     classes: dict[str, Any] = {}
-    problems = []
+    problems = [Problem(path, required(path), where(path)) for path in missing]
     for kind in KINDS:
         classes[kind], problem = _chosen(data, kind, where)
         if problem and kind not in known:
@@ -68,14 +69,14 @@ def check(
     return (None, problems) if problems or known else (result, [])
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """Plain data with interpolations resolved, without Hydra's node and without what has no value."""
-    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    missing = OmegaConf.missing_keys(task)
+def _plain(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    """Plain data with interpolations resolved, without Hydra's node and without what still is ``???``; and that."""
+    task = without_hydra(config)
+    missing = sorted(OmegaConf.missing_keys(task))
     data = cast(dict[str, Any], OmegaConf.to_container(task, resolve=True))
     for path in missing:
         _drop(data, path)
-    return data
+    return data, missing
 
 
 def _drop(data: Any, path: str) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep ends with: a table on the terminal, ``sweep.csv``, ``sweep.json``, and a heat map of two numeric axes."""
+"""What a sweep ends with: a table on the terminal, ``sweep.csv``, ``sweep.json``, a heat map of two numeric axes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Report:
 
     @cached_property
     def greater_is_better(self) -> bool:
-        return next((bool(t.summary["greater_is_better"]) for t in self.trials if "greater_is_better" in t.summary), True)
+        return next(
+            (bool(t.summary["greater_is_better"]) for t in self.trials if "greater_is_better" in t.summary), True
+        )
 
     @cached_property
     def metrics(self) -> list[str]:

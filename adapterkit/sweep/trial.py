@@ -65,9 +65,7 @@ def read_trials(sweep: Path) -> list[Trial]:
     trials = []
     for record in sweep.rglob(RECORD):
         content = _read(record)
-        trials.append(
-            Trial(record.parent, content["number"], content["overrides"], _read(record.parent / SUMMARY))
-        )
+        trials.append(Trial(record.parent, content["number"], content["overrides"], _read(record.parent / SUMMARY)))
     return sorted(trials, key=lambda trial: trial.number)
 
 
