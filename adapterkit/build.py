@@ -9,8 +9,7 @@ from torch import nn
 
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError
-from adapterkit.model import PeftModel
-from adapterkit.registry import resolve, tasks
+from adapterkit.model import PeftModel, wrapper_for
 from adapterkit.tuner import inject
 
 
@@ -23,13 +22,6 @@ def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
         ConfigError: an unknown method or key, or a value that is not valid.
     """
     return PeftConfig.from_dict(config_dict)
-
-
-def wrapper_for(config: PeftConfig) -> type[PeftModel]:
-    """The wrapper of a config's task; `PeftModel` itself where it has none."""
-    if config.task_type is None:
-        return PeftModel
-    return resolve(tasks[config.task_type.lower()].wrapper)  # type: ignore[no-any-return]
 
 
 def get_peft_model(

@@ -16,13 +16,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from adapterkit import checkpoint
+from adapterkit import checkpoint, saving
 from adapterkit.card import write_card
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.nn.selection import BASE, Routes
+from adapterkit.registry import resolve, tasks
 from adapterkit.tuner import Tuner
 
 
@@ -173,23 +174,21 @@ class PeftModel(nn.Module):
         config = with_sizes(config, self.get_base_model(), self.task_type)
         return config, make_prompt(config, self.get_base_model(), name)
 
-    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
-        """Use this adapter alone from now on, and train it.
+    def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Use this adapter alone from now on, and train it; those that were active before are frozen.
 
         Args:
-            adapter_name: which one.
+            adapter_name: which one; a list activates several, the first one innermost.
             inference_mode: leave it frozen.
 
         Raises:
             StateError: unknown name; lists the known ones.
         """
-        self.base_model.require(adapter_name)
+        wanted = (adapter_name,) if isinstance(adapter_name, str) else tuple(adapter_name)
         before = self.active_adapters
-        self.base_model.activate((adapter_name,))
-        for name in before:
-            if name != adapter_name:
-                self.set_requires_grad(name, False)
-        self.set_requires_grad(adapter_name, not inference_mode)
+        self.base_model.activate(wanted)
+        self.set_requires_grad([name for name in before if name not in wanted], False)
+        self.set_requires_grad(wanted, not inference_mode)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Whether adapters receive gradients; which ones are active does not change."""
@@ -289,12 +288,12 @@ class PeftModel(nn.Module):
         """The plain base model with the adapters folded into its weights.
 
         Args:
-            progressbar: accepted for PEFT's sake.
+            progressbar: show the layers going by.
             safe_merge: refuse weights that are not finite, and change nothing then.
             adapter_names: which adapters; None takes the active ones.
         """
         self._refuse_prompts("merge_and_unload")
-        return self.base_model.unload(merge=True, names=adapter_names, safe=safe_merge)
+        return self.base_model.unload(merge=True, names=adapter_names, safe=safe_merge, progress=progressbar)
 
     def unload(self) -> nn.Module:
         """The plain base model, without the adapters."""
@@ -332,15 +331,19 @@ class PeftModel(nn.Module):
         self.base_model.require(*names)
         if not is_main_process:
             return
-        directory = Path(save_directory)
+        directory, given = Path(save_directory), kwargs.pop("state_dict", None)
+        if kwargs:
+            raise TypeError(f"save_pretrained has no option {', '.join(kwargs)}")
         for name in names:
-            target = directory if name == "default" else directory / name
-            state = checkpoint.get_peft_model_state_dict(
-                self, kwargs.get("state_dict"), name, save_embedding_layers=save_embedding_layers
-            )
-            checkpoint.write_weights(target, state, safe=safe_serialization)
-            self.peft_config[name].save_pretrained(target, **self._base_facts(name))
+            state = checkpoint.get_peft_model_state_dict(self, given, name, save_embedding_layers=save_embedding_layers)
+            config = self.peft_config[name].to_json(**self._base_facts(name))
+            saving.write_adapter(self._folder(directory, name), state, config, safe=safe_serialization)
         write_card(directory, self)
+
+    @staticmethod
+    def _folder(directory: Path, name: str) -> Path:
+        """Where adapter ``name`` is written: as PEFT does, ``default`` into the directory itself."""
+        return directory if name == "default" else directory / name
 
     def _base_facts(self, name: str) -> dict[str, Any]:
         """What the file says of the base: where it comes from, or of which class it is."""
@@ -377,26 +380,30 @@ class PeftModel(nn.Module):
             autocast_adapter_dtype: as for the class.
             low_cpu_mem_usage: make it on the meta device: nothing is initialised only to be overwritten.
             strict: every tensor of the file must be expected, and every expected one be there.
-            options: ``subfolder``, ``revision``, ``token``, ``allow_unknown``, ...
+            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
 
         Raises:
             CheckpointError: the files cannot be read, or do not fit; the model is as before then.
         """
-        if adapter_name not in self.peft_config:
-            config = PeftConfig.from_pretrained(model_id, **options)
-            config = config.model_copy(update={"inference_mode": not is_trainable})
-            options.pop("allow_unknown", None)
-            state = checkpoint.load_peft_weights(model_id, torch_device, **options)
+        reading = saving.Reading.of(options, strict=strict)
+        known = adapter_name in self.peft_config
+        config = None if known else reading.config(model_id).model_copy(update={"inference_mode": not is_trainable})
+        state = reading.state(model_id, torch_device)
+        if config is not None:
             self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
-        else:
-            options.pop("allow_unknown", None)
-            state = checkpoint.load_peft_weights(model_id, torch_device, **options)
-            return checkpoint.set_peft_model_state_dict(self, state, adapter_name, strict=strict)
         try:
-            return checkpoint.set_peft_model_state_dict(self, state, adapter_name, strict=strict)
+            return self._take(state, adapter_name, reading)
         except Exception:
-            self.delete_adapter(adapter_name)
+            if not known:
+                self.delete_adapter(adapter_name)
             raise
+
+    def _take(self, state: checkpoint.State, name: str, reading: saving.Reading) -> checkpoint.LoadResult:
+        result = checkpoint.set_peft_model_state_dict(
+            self, state, name, reading.ignore_mismatched_sizes, strict=reading.strict
+        )
+        self.train(self.training)
+        return result
 
     @classmethod
     def from_pretrained(
@@ -408,6 +415,7 @@ class PeftModel(nn.Module):
         config: PeftConfig | None = None,
         autocast_adapter_dtype: bool = True,
         low_cpu_mem_usage: bool = True,
+        torch_device: str | None = None,
         *,
         strict: bool = True,
         **options: Any,
@@ -422,21 +430,24 @@ class PeftModel(nn.Module):
             config: taken instead of the file's.
             autocast_adapter_dtype: as for the class.
             low_cpu_mem_usage: as for `load_adapter`.
+            torch_device: as for `load_adapter`.
             strict: as for `load_adapter`.
-            options: ``subfolder``, ``revision``, ``token``, ``allow_unknown``, ...
+            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
 
         Raises:
             CheckpointError: the files cannot be read, or do not fit.
         """
-        from adapterkit.build import wrapper_for
-
-        config = PeftConfig.from_pretrained(model_id, **options) if config is None else config
+        reading = saving.Reading.of(options, strict=strict)
+        config = reading.config(model_id) if config is None else config
+        state = reading.state(model_id, torch_device)
         config = config.model_copy(update={"inference_mode": not is_trainable})
-        options.pop("allow_unknown", None)
-        state = checkpoint.load_peft_weights(model_id, **options)
         wrapper = wrapper_for(config) if cls is PeftModel else cls
         wrapped = wrapper(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
-        checkpoint.set_peft_model_state_dict(wrapped, state, adapter_name, strict=strict)
+        try:
+            wrapped._take(state, adapter_name, reading)
+        except Exception:
+            wrapped.unload()
+            raise
         wrapped.train(is_trainable)
         return wrapped  # type: ignore[no-any-return]
 
