@@ -83,6 +83,9 @@ class PeftConfig(StrictModel):
     inert: ClassVar[Mapping[str, Any]] = {}
     """Keys of PEFT's files without a counterpart here, harmless at the value given."""
 
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Field values for a small example of the method, used by the contract and the documentation."""
+
     peft_type: str = Field(description="Name of the method, in capitals.")
     task_type: Annotated[str | None, BeforeValidator(_known_task_type)] = Field(
         None, description="What the model is for: SEQ_CLS, TOKEN_CLS, CAUSAL_LM, SEQ_2_SEQ_LM, QUESTION_ANS, ..."
@@ -101,6 +104,11 @@ class PeftConfig(StrictModel):
         """Whether the method adapts the whole model's inputs rather than layers."""
         return False
 
+    @property
+    def trains_tokens(self) -> bool:
+        """Whether single rows of an embedding are trained, which the file has then in place of the whole table."""
+        return bool(getattr(self, "trainable_token_indices", None))
+
     def adapter_class(self) -> Any:
         """The class that `adapter` names. Imports torch."""
         return resolve(self.adapter)
@@ -113,12 +121,26 @@ class PeftConfig(StrictModel):
         """The content of ``adapter_config.json``, in JSON types."""
         return self.model_dump(mode="json", exclude=set(self.runtime_fields))
 
-    def save_pretrained(self, save_directory: str | Path, **changes: Any) -> None:
-        """Write ``adapter_config.json`` into ``save_directory``; the file appears whole or not at all."""
+    def to_json(self, **changes: Any) -> str:
+        """The content of ``adapter_config.json`` as PEFT writes it, with ``changes``."""
+        content = {**self.to_dict(), "inference_mode": True, "peft_version": PEFT_FORMAT, **changes}
+        return json.dumps(content, indent=2, sort_keys=True)
+
+    def save_pretrained(
+        self, save_directory: str | Path, auto_mapping_dict: dict[str, Any] | None = None, **changes: Any
+    ) -> None:
+        """Write ``adapter_config.json`` into ``save_directory``; the file appears whole or not at all.
+
+        Args:
+            save_directory: where to; made if need be.
+            auto_mapping_dict: class and library of a base model that has no task type.
+            changes: keys to write with another value than this config's.
+        """
         from adapterkit.files import write_text
 
-        content = {**self.to_dict(), "inference_mode": True, "peft_version": PEFT_FORMAT, **changes}
-        write_text(Path(save_directory) / CONFIG_NAME, json.dumps(content, indent=2, sort_keys=True))
+        if auto_mapping_dict is not None:
+            changes["auto_mapping"] = auto_mapping_dict
+        write_text(Path(save_directory) / CONFIG_NAME, self.to_json(**changes))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, allow_unknown: Iterable[str] = (), source: str = "config") -> Self:
@@ -178,18 +200,40 @@ class PeftConfig(StrictModel):
         return cls.from_dict(data, source=str(path), **options)
 
     @classmethod
-    def from_pretrained(cls, model_id: str | Path, **options: Any) -> Self:
+    def from_pretrained(cls, model_id: str | Path, subfolder: str | None = None, **options: Any) -> Self:
         """Read the config of a saved adapter: a directory or a Hub id.
 
         Args:
             model_id: directory, or repository on the Hub.
-            options: ``subfolder``, ``allow_unknown``, and what `huggingface_hub.hf_hub_download` takes
-                (``revision``, ``token``, ``cache_dir``, ``local_files_only``, ...).
+            subfolder: folder inside ``model_id``.
+            options: ``allow_unknown``; what `huggingface_hub.hf_hub_download` takes (``revision``, ``token``,
+                ``cache_dir``, ``local_files_only``, ...); and fields of the config, which replace the file's.
+
+        Raises:
+            CheckpointError: there is no such file.
+            ConfigError: it has an unknown key, or a value is not valid.
         """
-        from adapterkit.files import fetch
+        from adapterkit.files import HUB_OPTIONS, fetch, hub_options
 
         allow_unknown = options.pop("allow_unknown", ())
-        return cls.from_json_file(fetch(model_id, CONFIG_NAME, **options), allow_unknown=allow_unknown)
+        path = fetch(model_id, CONFIG_NAME, subfolder=subfolder, **hub_options(options))
+        config = cls.from_json_file(path, allow_unknown=allow_unknown)
+        changes = {key: value for key, value in options.items() if key not in {*HUB_OPTIONS, "use_auth_token"}}
+        return config.changed(changes, source="from_pretrained") if changes else config
+
+    def changed(self, changes: Mapping[str, Any], *, source: str) -> Self:
+        """This config with other values for some fields, validated.
+
+        Raises:
+            ConfigError: a key is no field, or a value is not valid; names them, and ``source``.
+        """
+        unknown = [f"{key!r}{did_you_mean(key, type(self).model_fields)}" for key in changes if key not in type(self).model_fields]
+        if unknown:
+            raise ConfigError(f"{source}: {type(self).__name__} has no {'; '.join(unknown)}")
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {summarize(error)}") from error
 
 
 def summarize(error: ValidationError) -> str:
