@@ -11,12 +11,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "IA3Config": "adapterkit.methods.ia3.config",
+    "LoHaConfig": "adapterkit.methods.loha.config",
+    "LoKrConfig": "adapterkit.methods.lokr.config",
+    "OFTConfig": "adapterkit.methods.oft.config",
+    "AdaLoraConfig": "adapterkit.methods.adalora.config",
+    "PolyConfig": "adapterkit.methods.poly.config",
     "LoraConfig": "adapterkit.methods.lora.config",
     "PrefixTuningConfig": "adapterkit.methods.prefix_tuning.config",
     "PeftConfig": "adapterkit.config.base",
     "TaskType": "adapterkit.config.types",
     "PeftType": "adapterkit.config.types",
     "PeftModel": "adapterkit.model",
+    "PeftMixedModel": "adapterkit.mixed",
+    "load_peft_weights": "adapterkit.saving",
     "get_peft_model": "adapterkit.build",
     "get_peft_config": "adapterkit.build",
     "inject_adapter_in_model": "adapterkit.build",

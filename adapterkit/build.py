@@ -9,6 +9,7 @@ from torch import nn
 
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError
+from adapterkit.mixed import PeftMixedModel
 from adapterkit.model import PeftModel, wrapper_for
 from adapterkit.tuner import inject
 
@@ -48,14 +49,13 @@ def get_peft_model(
         TargetError: a stated module name matches nothing.
         CapabilityError: the method cannot adapt a target.
     """
-    if mixed:
-        raise CapabilityError("mixed models are made by PeftMixedModel")
     changes: dict[str, Any] = {"revision": revision} if revision else {}
     name = getattr(getattr(model, "config", None), "name_or_path", None)
     if name and not peft_config.base_model_name_or_path:
         changes["base_model_name_or_path"] = name
     config = peft_config.model_copy(update=changes)
-    return wrapper_for(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+    wrapper = PeftMixedModel if mixed else wrapper_for(config)
+    return wrapper(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
 
 
 def inject_adapter_in_model(

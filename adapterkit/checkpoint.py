@@ -11,23 +11,21 @@ injected into has no prefix at all. All three are read.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adapterkit.errors import CheckpointError, nearest
-from adapterkit.files import fetch, replacing
+from adapterkit.files import cached
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
 from adapterkit.tuner import Tuner
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-PICKLED_NAME = "adapter_model.bin"
+EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+"""Names under which PEFT takes a targeted module for an embedding, which then travels with the adapter."""
+
 PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
 
 State = dict[str, Tensor]
@@ -139,25 +137,43 @@ def _taken_from(model: nn.Module, given: Mapping[str, Tensor], name: str, state:
 
 
 def _embeddings(model: nn.Module, name: str, wanted: bool | str) -> State:
-    """The embeddings of the base, where they have to travel with the adapter."""
+    """The embeddings of the base, where they have to travel with the adapter: where they are targeted, or resized."""
     tuner = tuner_of(model)
-    if wanted is False or (wanted == "auto" and not _was_resized(tuner)):
-        return {}
+    targeted = _targets_embeddings(tuner, name)
+    if wanted == "auto":
+        wanted = targeted or _was_resized(tuner, name)
+    return _base_embeddings(tuner, adapted_only=targeted) if wanted else {}
+
+
+def _base_embeddings(tuner: Tuner, *, adapted_only: bool = False) -> State:
+    """The frozen weights of the input and output embeddings, by the keys that files have."""
     state: State = {}
     for get in ("get_input_embeddings", "get_output_embeddings"):
         module = getattr(tuner.model, get, lambda: None)()
         for target, candidate in tuner.names.items():
-            if candidate is not module or target in tuner.copies:
-                continue
-            suffix = "base_layer.weight" if target in tuner.layers else "weight"
-            state[f"{PREFIX}{target}.{suffix}"] = module.weight.detach()
+            adapted = target in tuner.layers
+            if candidate is module and target not in tuner.copies and (adapted or not adapted_only):
+                state[f"{PREFIX}{target}.{'base_layer.' if adapted else ''}weight"] = module.weight.detach()
     return state
 
 
-def _was_resized(tuner: Tuner) -> bool:
-    """Whether the vocabulary is no longer the one the base was loaded with."""
-    original = getattr(tuner, "original_vocab_size", None)
-    return original is not None and original != getattr(getattr(tuner.model, "config", None), "vocab_size", original)
+def _targets_embeddings(tuner: Tuner, name: str) -> bool:
+    config = tuner.configs.get(name)
+    if config is None or config.trains_tokens:
+        return False
+    return any(name in layer.adapters and target.rpartition(".")[2] in EMBEDDINGS for target, layer in tuner.layers.items())
+
+
+def _was_resized(tuner: Tuner, name: str) -> bool:
+    """Whether the vocabulary is no longer the one on disk. The network is not asked."""
+    config, model_config = tuner.configs.get(name), getattr(tuner.model, "config", None)
+    size = getattr(model_config, "vocab_size", None)
+    base = (config and config.base_model_name_or_path) or getattr(model_config, "name_or_path", None)
+    path = cached(base, "config.json") if size and base else None
+    if path is None:
+        return False
+    original = type(model_config).from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return bool(original.vocab_size != size)
 
 
 def set_peft_model_state_dict(
@@ -208,7 +224,7 @@ def _plain(key: str, expected: Iterable[str]) -> str:
 
 
 def _embedding_keys(model: nn.Module) -> list[str]:
-    return [key.removeprefix(PREFIX) for key in _embeddings(model, "", True)]
+    return [key.removeprefix(PREFIX) for key in _base_embeddings(tuner_of(model))]
 
 
 def _set_base(model: nn.Module, key: str, tensor: Tensor) -> None:
@@ -232,69 +248,7 @@ def _differences(expected: State, given: State, *, ignore_shapes: bool) -> list[
     if not ignore_shapes:
         for key in (k for k in expected if k in given and given[k].shape != expected[k].shape):
             lines.append(f"  shape: {key} is {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}")
+    for key in (k for k in expected if k in given):
+        if given[key].is_floating_point() != expected[key].is_floating_point():
+            lines.append(f"  type: {key} is {given[key].dtype}, expected {expected[key].dtype}")
     return lines if len(lines) <= 20 else [*lines[:20], f"  ... and {len(lines) - 20} more"]
-
-
-def write_weights(directory: Path, state: Mapping[str, Tensor], *, safe: bool = True) -> Path:
-    """Write an adapter's tensors; the file appears whole or not at all.
-
-    Args:
-        directory: where to.
-        state: tensors by key.
-        safe: safetensors; otherwise a pickled dict, for readers that know nothing else.
-    """
-    path = directory / (WEIGHTS_NAME if safe else PICKLED_NAME)
-    with replacing(path) as temporary:
-        if safe:
-            save_file(_unshared(state), temporary, metadata={"format": "pt"})
-        else:
-            torch.save(dict(state), temporary)
-    return path
-
-
-def _unshared(state: Mapping[str, Tensor]) -> State:
-    """Contiguous tensors, none sharing memory with another, as safetensors wants them."""
-    seen: set[int] = set()
-    result = {}
-    for key, tensor in state.items():
-        pointer = tensor.untyped_storage().data_ptr()
-        shared = pointer in seen or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
-        seen.add(pointer)
-        result[key] = tensor.clone().contiguous() if shared else tensor.contiguous()
-    return result
-
-
-def load_peft_weights(model_id: str | Path, device: str | None = None, **hub: Any) -> State:
-    """The tensors of a saved adapter, by key.
-
-    Args:
-        model_id: directory, or repository on the Hub.
-        device: where to; None is the CPU.
-        hub: ``subfolder``, ``revision``, ``token``, ... as for `adapterkit.files.fetch`.
-
-    Raises:
-        CheckpointError: no weights, or a file that cannot be read.
-    """
-    path = _weights_file(model_id, **hub)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path, device=device or "cpu")
-        return torch.load(path, map_location=device or "cpu", weights_only=True)  # type: ignore[no-any-return]
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # pickle's own errors: weights_only refuses whatever is not a tensor
-        raise CheckpointError(f"{path} is not a file of tensors: {error}") from error
-
-
-def _weights_file(model_id: str | Path, **hub: Any) -> Path:
-    try:
-        path = fetch(model_id, WEIGHTS_NAME, **hub)
-        if path.is_file():
-            return path
-    except CheckpointError:
-        if Path(model_id).is_dir():
-            raise
-    path = fetch(model_id, PICKLED_NAME, **hub)
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} has neither {WEIGHTS_NAME} nor {PICKLED_NAME}")
-    return path

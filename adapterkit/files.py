@@ -4,29 +4,53 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from adapterkit.errors import CheckpointError
 
+HUB_OPTIONS = frozenset(
+    {"subfolder", "revision", "token", "cache_dir", "force_download", "local_files_only", "etag_timeout", "headers",
+     "user_agent", "repo_type", "endpoint"}
+)  # fmt: skip
+"""The options that fetching a file takes: those of `huggingface_hub.hf_hub_download`."""
+
+
+@contextmanager
+def replacing_all(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary paths beside ``paths``, which take their places together when the block ends without an error.
+
+    Every file is on disk before the first one is renamed.
+    """
+    with ExitStack() as stack:
+        temporary = [stack.enter_context(_temporary(path)) for path in paths]
+        yield temporary
+        for file in temporary:
+            file.chmod(0o666 & ~_umask())
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        for file, path in zip(temporary, paths, strict=True):
+            file.replace(path)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    with replacing_all(path) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield Path(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -63,3 +87,26 @@ def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, 
         return Path(hf_hub_download(str(model_id), filename, subfolder=subfolder, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(f"{model_id!s} is no directory, and {filename} was not found there on the Hub: {error}") from error
+
+
+def cached(model_id: str | Path, filename: str) -> Path | None:
+    """The local path of a file of a directory, or of a repository as far as it is in the cache; never the network."""
+    if Path(model_id).is_dir():
+        path = Path(model_id) / filename
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(str(model_id), filename)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``options`` that fetching takes, under today's names."""
+    chosen = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
+    if options.get("use_auth_token") is not None:
+        chosen.setdefault("token", options["use_auth_token"])
+    return chosen

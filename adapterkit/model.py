@@ -399,10 +399,11 @@ class PeftModel(nn.Module):
             raise
 
     def _take(self, state: checkpoint.State, name: str, reading: saving.Reading) -> checkpoint.LoadResult:
-        result = checkpoint.set_peft_model_state_dict(
-            self, state, name, reading.ignore_mismatched_sizes, strict=reading.strict
-        )
-        self.train(self.training)
+        """Give adapter ``name`` its tensors, and its mode: dropout is for adapters that are trained."""
+        mismatched = reading.ignore_mismatched_sizes
+        result = checkpoint.set_peft_model_state_dict(self, state, name, mismatched, strict=reading.strict)
+        for _, part in checkpoint.parts_of(self, name).values():
+            part.train(not self.peft_config[name].inference_mode)
         return result
 
     @classmethod
@@ -450,6 +451,13 @@ class PeftModel(nn.Module):
             raise
         wrapped.train(is_trainable)
         return wrapped  # type: ignore[no-any-return]
+
+
+def wrapper_for(config: PeftConfig) -> type[PeftModel]:
+    """The wrapper of a config's task; `PeftModel` itself where it has none."""
+    if config.task_type is None:
+        return PeftModel
+    return resolve(tasks[config.task_type.lower()].wrapper)  # type: ignore[no-any-return]
 
 
 def keyword_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig, pattern_value
@@ -281,7 +282,9 @@ class Tuner(nn.Module):
         """The adapters that are merged, innermost first."""
         return tuple(dict.fromkeys(n for layer in self.layers.values() for n in layer.merged_adapters))
 
-    def merge(self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False) -> None:
+    def merge(
+        self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False, progress: bool = False
+    ) -> None:
         """Fold adapters into the base's weights, all layers or none; see `AdaptedLayer.merge`."""
         names = self.selection.active if names is None else tuple(names)
         self.require(*names)
@@ -289,7 +292,7 @@ class Tuner(nn.Module):
             raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
         done = []
         try:
-            for layer in self.layers.values():
+            for layer in tqdm(self.layers.values(), desc="merging", disable=not progress):
                 layer.merge(names, keep=True, safe=safe)
                 done.append(layer)
         except BaseException:
@@ -305,13 +308,15 @@ class Tuner(nn.Module):
         for layer in self.layers.values():
             layer.unmerge()
 
-    def unload(self, *, merge: bool, names: Sequence[str] | None = None, safe: bool = False) -> nn.Module:
+    def unload(
+        self, *, merge: bool, names: Sequence[str] | None = None, safe: bool = False, progress: bool = False
+    ) -> nn.Module:
         """The plain base model again, with the adapters folded in or without them. This tuner is empty afterwards."""
         chosen = self.selection.active if names is None else tuple(names)
         if merge:
             if self.merged_adapters:
                 self.unmerge()
-            self.merge(chosen, keep=False, safe=safe)
+            self.merge(chosen, keep=False, safe=safe, progress=progress)
         else:
             self.unmerge()
         for target, layer in self.layers.items():

@@ -1,0 +1,181 @@
+"""An adapter's two files: written together, read strictly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adapterkit.checkpoint import HEAD_PREFIX, PREFIX, State
+from adapterkit.config.base import CONFIG_NAME, PeftConfig
+from adapterkit.errors import CapabilityError, CheckpointError, did_you_mean
+from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+PICKLED_NAME = "adapter_model.bin"
+
+_ACCEPTED = frozenset({"use_auth_token", "resume_download", "proxies"})
+"""Options of older releases that change nothing any more."""
+
+_REFUSED = {
+    "ephemeral_gpu_offload": "adapters are computed where their layer is",
+    "device_map": "give the base model its devices; adapters follow their layers",
+    "max_memory": "give the base model its devices; adapters follow their layers",
+    "offload_folder": "give the base model its devices; adapters follow their layers",
+    "offload_dir": "give the base model its devices; adapters follow their layers",
+    "offload_index": "give the base model its devices; adapters follow their layers",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a saved adapter is read."""
+
+    strict: bool = True
+    """Every tensor of the file must be expected, and every expected one be there."""
+
+    ignore_mismatched_sizes: bool = False
+    """Leave tensors of another shape as they are, and report them as missing."""
+
+    allow_unknown: tuple[str, ...] = ()
+    """Unknown keys of the config file that may be ignored."""
+
+    key_mapping: Mapping[str, str] = field(default_factory=dict)
+    """Regular expression -> replacement, for the tensors' names without PEFT's prefix; the first match counts."""
+
+    hub: Mapping[str, Any] = field(default_factory=dict)
+    """What `adapterkit.files.fetch` takes."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], *, strict: bool = True) -> Self:
+        """From the keyword arguments of `PeftModel.from_pretrained`.
+
+        Raises:
+            TypeError: an unknown name.
+            CapabilityError: an option of PEFT's that is not honoured here.
+        """
+        known = {"ignore_mismatched_sizes", "allow_unknown", "key_mapping", *HUB_OPTIONS, *_ACCEPTED}
+        for name, value in options.items():
+            if value and name in _REFUSED:
+                raise CapabilityError(f"{name}={value!r} is not possible: {_REFUSED[name]}")
+            if name not in known and name not in _REFUSED:
+                raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)} Options: {', '.join(sorted(known))}")
+        return cls(
+            strict=strict,
+            ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes")),
+            allow_unknown=tuple(options.get("allow_unknown") or ()),
+            key_mapping=options.get("key_mapping") or {},
+            hub=hub_options(options),
+        )
+
+    def config(self, model_id: str | Path) -> PeftConfig:
+        """The saved adapter's config."""
+        return PeftConfig.from_pretrained(model_id, allow_unknown=self.allow_unknown, **self.hub)
+
+    def state(self, model_id: str | Path, device: str | torch.device | None = None) -> State:
+        """The saved adapter's tensors."""
+        return load_peft_weights(model_id, device, key_mapping=self.key_mapping, **self.hub)
+
+
+def write_adapter(directory: Path, state: Mapping[str, Tensor], config: str, *, safe: bool = True) -> None:
+    """Write an adapter's tensors and config. Both files are complete before either takes its name.
+
+    Args:
+        directory: where to; made if need be.
+        state: tensors by key.
+        config: content of ``adapter_config.json``.
+        safe: safetensors; otherwise a pickled dict, for readers that know nothing else.
+
+    Raises:
+        CheckpointError: a file cannot be written; those that were there are as before.
+    """
+    name = WEIGHTS_NAME if safe else PICKLED_NAME
+    try:
+        with replacing_all(directory / name, directory / CONFIG_NAME) as (weights, settings):
+            if safe:
+                save_file(_unshared(state), weights, metadata={"format": "pt"})
+            else:
+                torch.save({key: tensor.clone() for key, tensor in state.items()}, weights)
+            settings.write_text(config, encoding="utf-8")
+        if not safe:
+            (directory / WEIGHTS_NAME).unlink(missing_ok=True)  # readers would prefer the older file
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"the adapter cannot be written to {directory}: {error}") from error
+
+
+def _unshared(state: Mapping[str, Tensor]) -> State:
+    """Contiguous tensors, none sharing memory with another, as safetensors wants them."""
+    seen: set[int] = set()
+    result = {}
+    for key, tensor in state.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        shared = pointer in seen or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+        seen.add(pointer)
+        result[key] = tensor.clone().contiguous() if shared else tensor.contiguous()
+    return result
+
+
+def load_peft_weights(
+    model_id: str | Path,
+    device: str | torch.device | None = None,
+    key_mapping: Mapping[str, str] | None = None,
+    **hub: Any,
+) -> State:
+    """The tensors of a saved adapter, by key.
+
+    Args:
+        model_id: directory, or repository on the Hub.
+        device: where to; None is the CPU.
+        key_mapping: regular expression -> replacement, for keys without PEFT's prefix; the first match counts.
+        hub: ``subfolder``, ``revision``, ``token``, ... as for `adapterkit.files.fetch`.
+
+    Raises:
+        CheckpointError: no weights, or a file that cannot be read.
+    """
+    path = _weights_file(model_id, **hub)
+    try:
+        state = _read(path, "cpu" if device is None else str(device))
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # pickle's own errors: weights_only refuses whatever is not a tensor
+        raise CheckpointError(f"{path} is not a file of tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{path} is not a file of tensors")
+    return {_renamed(key, key_mapping): tensor for key, tensor in state.items()} if key_mapping else state
+
+
+def _read(path: Path, device: str) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path, device=device)
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _renamed(key: str, mapping: Mapping[str, str]) -> str:
+    prefix = next((p for p in (PREFIX, HEAD_PREFIX) if key.startswith(p)), "")
+    plain = key.removeprefix(prefix)
+    for pattern, replacement in mapping.items():
+        new, count = re.subn(pattern, replacement, plain)
+        if count:
+            return prefix + new
+    return key
+
+
+def _weights_file(model_id: str | Path, **hub: Any) -> Path:
+    try:
+        path = fetch(model_id, WEIGHTS_NAME, **hub)
+        if path.is_file():
+            return path
+    except CheckpointError:
+        if Path(model_id).is_dir():
+            raise
+    path = fetch(model_id, PICKLED_NAME, **hub)
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has neither {WEIGHTS_NAME} nor {PICKLED_NAME}")
+    return path
