@@ -1,3 +1,5 @@
+"""Settings of the task ``causal_lm``."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from adapterkit.config.task import TaskConfig
 
 
 class CausalLmConfig(TaskConfig):
-    """TODO"""
+    """Going on with a text from left to right: plain text, or a prompt and its completion."""
 
     task_type: ClassVar[str] = "CAUSAL_LM"
     wrapper: ClassVar[str] = "adapterkit.tasks.causal_lm.model:PeftModelForCausalLM"
@@ -18,6 +20,6 @@ class CausalLmConfig(TaskConfig):
     default_model: ClassVar[str] = "builtin:llama"
     default_metric: ClassVar[str] = "perplexity"
     greater_is_better: ClassVar[bool] = False
-    default_columns: ClassVar[Mapping[str, str]] = {}
+    default_columns: ClassVar[Mapping[str, str]] = {"text": "text", "prompt": "prompt", "completion": "completion"}
 
     name: Literal["causal_lm"] = Field("causal_lm", description="Name of the task.")

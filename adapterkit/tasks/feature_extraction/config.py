@@ -1,3 +1,5 @@
+"""Settings of the task ``feature_extraction``."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from adapterkit.config.task import TaskConfig
 
 
 class FeatureExtractionConfig(TaskConfig):
-    """TODO"""
+    """A vector for a text, learnt from pairs of texts and how similar they are."""
 
     task_type: ClassVar[str] = "FEATURE_EXTRACTION"
     wrapper: ClassVar[str] = "adapterkit.tasks.feature_extraction.model:PeftModelForFeatureExtraction"
@@ -17,6 +19,10 @@ class FeatureExtractionConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.feature_extraction.pipeline:FeatureExtractionPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "spearman"
-    default_columns: ClassVar[Mapping[str, str]] = {}
+    default_columns: ClassVar[Mapping[str, str]] = {
+        "sentence1": "sentence1",
+        "sentence2": "sentence2",
+        "score": "score",
+    }
 
     name: Literal["feature_extraction"] = Field("feature_extraction", description="Name of the task.")

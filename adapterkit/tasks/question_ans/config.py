@@ -1,3 +1,5 @@
+"""Settings of the task ``question_ans``."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from adapterkit.config.task import TaskConfig
 
 
 class QuestionAnsConfig(TaskConfig):
-    """TODO"""
+    """The span of a context that answers a question, or none."""
 
     task_type: ClassVar[str] = "QUESTION_ANS"
     wrapper: ClassVar[str] = "adapterkit.tasks.question_ans.model:PeftModelForQuestionAnswering"
@@ -17,6 +19,11 @@ class QuestionAnsConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.question_ans.pipeline:QuestionAnsPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "f1"
-    default_columns: ClassVar[Mapping[str, str]] = {}
+    default_columns: ClassVar[Mapping[str, str]] = {
+        "id": "id",
+        "context": "context",
+        "question": "question",
+        "answers": "answers",
+    }
 
     name: Literal["question_ans"] = Field("question_ans", description="Name of the task.")

@@ -1,3 +1,5 @@
+"""Settings of the task ``seq_2_seq_lm``."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from adapterkit.config.task import TaskConfig
 
 
 class Seq2SeqLmConfig(TaskConfig):
-    """TODO"""
+    """A text made from another text: translation, summary, rewriting."""
 
     task_type: ClassVar[str] = "SEQ_2_SEQ_LM"
     wrapper: ClassVar[str] = "adapterkit.tasks.seq_2_seq_lm.model:PeftModelForSeq2SeqLM"
@@ -17,6 +19,6 @@ class Seq2SeqLmConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.seq_2_seq_lm.pipeline:Seq2SeqLmPipeline"
     default_model: ClassVar[str] = "builtin:t5"
     default_metric: ClassVar[str] = "rougeL"
-    default_columns: ClassVar[Mapping[str, str]] = {}
+    default_columns: ClassVar[Mapping[str, str]] = {"source": "source", "target": "target"}
 
     name: Literal["seq_2_seq_lm"] = Field("seq_2_seq_lm", description="Name of the task.")

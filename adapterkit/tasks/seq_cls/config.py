@@ -1,3 +1,5 @@
+"""Settings of the task ``seq_cls``."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from adapterkit.config.task import TaskConfig
 
 
 class SeqClsConfig(TaskConfig):
-    """TODO"""
+    """One label for a text or a pair of texts: sentiment, entailment, acceptability; or a number."""
 
     task_type: ClassVar[str] = "SEQ_CLS"
     wrapper: ClassVar[str] = "adapterkit.tasks.seq_cls.model:PeftModelForSequenceClassification"
@@ -17,6 +19,6 @@ class SeqClsConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.seq_cls.pipeline:SeqClsPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "accuracy"
-    default_columns: ClassVar[Mapping[str, str]] = {}
+    default_columns: ClassVar[Mapping[str, str]] = {"text": "text", "text_pair": "text_pair", "label": "label"}
 
     name: Literal["seq_cls"] = Field("seq_cls", description="Name of the task.")

@@ -1,3 +1,5 @@
+"""Settings of the task ``token_cls``."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from adapterkit.config.task import TaskConfig
 
 
 class TokenClsConfig(TaskConfig):
-    """TODO"""
+    """One label for every word of a sentence: named entities, parts of speech."""
 
     task_type: ClassVar[str] = "TOKEN_CLS"
     wrapper: ClassVar[str] = "adapterkit.tasks.token_cls.model:PeftModelForTokenClassification"
@@ -17,6 +19,6 @@ class TokenClsConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.token_cls.pipeline:TokenClsPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "f1"
-    default_columns: ClassVar[Mapping[str, str]] = {}
+    default_columns: ClassVar[Mapping[str, str]] = {"tokens": "tokens", "tags": "tags"}
 
     name: Literal["token_cls"] = Field("token_cls", description="Name of the task.")

@@ -1,0 +1,129 @@
+"""Texts, or pairs of texts, to one label or one number each."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+from torch import Tensor
+from typing_extensions import override
+
+from adapterkit.errors import DataError
+from adapterkit.train import metrics
+from adapterkit.train.builtin import sentiment
+from adapterkit.train.data import Data
+from adapterkit.train.pipeline import Batch, Encoded, Pipeline, first
+
+
+@final
+class SeqClsPipeline(Pipeline):
+    """Classification by accuracy, macro F1 and Matthews correlation; regression, where labels are decimal numbers, by
+    Pearson's and Spearman's correlation. The baseline answers with the commonest class, or the mean."""
+
+    required: ClassVar[tuple[str, ...]] = ("text", "label")
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("sentence", "sentence1", "premise", "question1", "review", "content"),
+        "text_pair": ("sentence2", "hypothesis", "question2"),
+        "label": ("labels", "score", "target", "class"),
+    }
+    smoothing_shift: ClassVar[bool | None] = False
+    stratify_by: ClassVar[str | None] = "label"
+    baseline_name: ClassVar[str] = "majority class"
+
+    labels: list[str] | None = None
+    """Names of the classes; None for regression."""
+
+    @override
+    @classmethod
+    def builtin(cls) -> Mapping[str, list[dict[str, Any]]]:
+        return sentiment.make()
+
+    @override
+    def learn(self, data: Data) -> dict[str, Any]:
+        found = {name: label_names(split) for name, split in data.splits().items()}
+        if is_regression(found["train"]):
+            self.labels = None
+            return {"num_labels": 1, "problem_type": "regression"}
+        self.labels = ordered(set(found["train"]))
+        for name, values in found.items():
+            unknown = set(values) - set(self.labels)
+            if unknown:
+                raise DataError(f"{data.source}: labels of {name} that training has not: {', '.join(sorted(unknown))}")
+        return label_options(self.labels)
+
+    @override
+    def features(self, examples: Dataset) -> Encoded:
+        named = examples.remove_columns("label").add_column("label", label_names(examples))
+        return super().features(named)
+
+    @override
+    def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        texts = [batch[name] for name in ("text", "text_pair") if name in batch]
+        encoded = dict(self.tokenizer(*texts, truncation=True, max_length=self.max_length))
+        encoded["labels"] = [self._label(name) for name in batch["label"]]
+        return encoded
+
+    def _label(self, name: str) -> float | int:
+        return float(name) if self.labels is None else self.labels.index(name)
+
+    @override
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        return {**self.padded(rows), "labels": torch.tensor([row["labels"] for row in rows])}
+
+    @override
+    def reduce(self, outputs: Any, batch: Batch) -> Tensor:
+        logits = first(outputs)
+        return logits.squeeze(-1).float() if self.labels is None else logits.argmax(-1)
+
+    @override
+    def score(self, predictions: Any, labels: Any, encoded: Encoded) -> dict[str, float]:
+        if self.labels is None:
+            return metrics.regression(predictions, labels)
+        return metrics.classification(predictions, labels)
+
+    @override
+    def baseline(self, train: Encoded, held_out: Encoded) -> dict[str, float]:
+        seen, wanted = train.rows["labels"], np.asarray(held_out.rows["labels"])
+        answer = np.mean(seen) if self.labels is None else Counter(seen).most_common(1)[0][0]
+        return self.score(np.full_like(wanted, answer), wanted, held_out)
+
+
+def label_names(split: Dataset) -> list[str]:
+    """The labels of a split as text; class numbers that have names are named.
+
+    Raises:
+        DataError: an example has no label.
+    """
+    feature, values = split.features["label"], list(split["label"])
+    missing = [index for index, value in enumerate(values) if value is None or value == ""]
+    if missing:
+        raise DataError(f"example {missing[0]} has no label, and {len(missing) - 1} more")
+    if isinstance(feature, ClassLabel):
+        return [feature.int2str(value) for value in values]
+    return [repr(value) if isinstance(value, float) else str(value) for value in values]
+
+
+def is_regression(labels: Sequence[str]) -> bool:
+    """Whether all labels are numbers and some have a decimal point."""
+    number = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+    return any("." in label for label in labels) and all(number.fullmatch(label) for label in labels)
+
+
+def ordered(labels: set[str]) -> list[str]:
+    """Labels in the order of their numbers, if they are numbers; else of their spelling."""
+    numbers = all(re.fullmatch(r"-?\d+", label) for label in labels)
+    return sorted(labels, key=int) if numbers else sorted(labels)
+
+
+def label_options(labels: Sequence[str]) -> dict[str, Any]:
+    """Options of a model's configuration that give it these classes."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }

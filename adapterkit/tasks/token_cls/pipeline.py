@@ -1,0 +1,105 @@
+"""Words to tags: the first piece of a word carries its tag."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from torch import Tensor
+from typing_extensions import override
+
+from adapterkit.errors import DataError
+from adapterkit.train import metrics
+from adapterkit.train.builtin import entities
+from adapterkit.train.data import Data
+from adapterkit.train.pipeline import IGNORED, Batch, Encoded, Pipeline, first, own_positions
+
+
+@final
+class TokenClsPipeline(Pipeline):
+    """F1 over whole BIO entities. The baseline gives every word the commonest tag."""
+
+    required: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tokens": ("words",),
+        "tags": ("ner_tags", "labels", "pos_tags", "chunk_tags"),
+    }
+    smoothing_shift: ClassVar[bool | None] = False
+    baseline_name: ClassVar[str] = "commonest tag"
+    tokenizer_options: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
+
+    tags: list[str]
+
+    @override
+    @classmethod
+    def builtin(cls) -> Mapping[str, list[dict[str, Any]]]:
+        return entities.make()
+
+    @override
+    def learn(self, data: Data) -> dict[str, Any]:
+        found = {name: {tag for row in tag_names(split) for tag in row} for name, split in data.splits().items()}
+        self.tags = sorted(set().union(*found.values()), key=lambda tag: (tag != "O", tag.partition("-")[::-1]))
+        return {
+            "num_labels": len(self.tags),
+            "id2label": dict(enumerate(self.tags)),
+            "label2id": {tag: index for index, tag in enumerate(self.tags)},
+        }
+
+    @override
+    def features(self, examples: Dataset) -> Encoded:
+        named = examples.remove_columns("tags").add_column("tags", tag_names(examples))
+        return super().features(named)
+
+    @override
+    def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        encoded = self.tokenizer(batch["tokens"], is_split_into_words=True, truncation=True, max_length=self.max_length)
+        labels = [
+            self._aligned(encoded.word_ids(index), tags, batch["tokens"][index])
+            for index, tags in enumerate(batch["tags"])
+        ]
+        return {**encoded, "labels": labels}
+
+    def _aligned(self, words: Sequence[int | None], tags: Sequence[str], tokens: Sequence[str]) -> list[int]:
+        if len(tags) != len(tokens):
+            raise DataError(f"{len(tokens)} tokens have {len(tags)} tags: {' '.join(tokens)}")
+        previous: list[int | None] = [None, *words[:-1]]
+        return [
+            IGNORED if word is None or word == before else self.tags.index(tags[word])
+            for before, word in zip(previous, words, strict=True)
+        ]
+
+    @override
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        return {**self.padded(rows), "labels": self.padded_labels([row["labels"] for row in rows])}
+
+    @override
+    def reduce(self, outputs: Any, batch: Batch) -> Tensor:
+        return own_positions(first(outputs), batch["labels"].shape[1]).argmax(-1)
+
+    @override
+    def score(self, predictions: Any, labels: Any, encoded: Encoded) -> dict[str, float]:
+        return metrics.entities(self._tags(predictions, labels), self._tags(labels, labels))
+
+    def _tags(self, indices: Any, labels: Any) -> list[list[str]]:
+        return [
+            [self.tags[index] for index, label in zip(row, wanted, strict=True) if label != IGNORED]
+            for row, wanted in zip(indices, labels, strict=True)
+        ]
+
+    @override
+    def baseline(self, train: Encoded, held_out: Encoded) -> dict[str, float]:
+        seen = Counter(label for row in train.rows["labels"] for label in row if label != IGNORED)
+        answer = seen.most_common(1)[0][0]
+        wanted = held_out.rows["labels"]
+        return self.score([np.full(len(row), answer) for row in wanted], wanted, held_out)
+
+
+def tag_names(split: Dataset) -> list[list[str]]:
+    """The tags of a split as text; tag numbers that have names are named."""
+    feature = getattr(split.features["tags"], "feature", None)
+    if isinstance(feature, ClassLabel):
+        return [feature.int2str(row) for row in split["tags"]]
+    return [[str(tag) for tag in row] for row in split["tags"]]

@@ -1,0 +1,118 @@
+"""`TrainerConfig` to `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from adapterkit.config.run import RunConfig, TrainerConfig
+from adapterkit.config.task import TaskConfig
+from adapterkit.errors import ConfigError, did_you_mean
+
+OWN = frozenset({"check_steps", "early_stopping_patience", "early_stopping_threshold", "save_total_limit"})
+"""Keys that are ours; checkpoints are counted by `adapterkit.train.resume`."""
+
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+"""Loggers that an extra installs, and the module that shows whether it did."""
+
+_LESS = ("loss", "perplexity", "mse", "error")
+
+
+def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tuple[str, ...]) -> TrainingArguments:
+    """What `transformers.Trainer` is configured with.
+
+    Args:
+        config: the run, with its task.
+        output_dir: where checkpoints go.
+        label_names: inputs of the model that are labels.
+
+    Raises:
+        ConfigError: keys contradict each other, a logger is not installed, or the machine cannot do what is asked.
+    """
+    trainer = config.trainer
+    check_loggers(trainer.report_to)
+    options = {key: value for key, value in trainer.model_dump().items() if key not in OWN}
+    options |= {
+        "output_dir": str(output_dir),
+        "seed": config.seed,
+        "full_determinism": config.deterministic,
+        "report_to": trainer.report_to or "none",
+        "load_best_model_at_end": keeps_best(trainer),
+        "disable_tqdm": not sys.stderr.isatty() if trainer.disable_tqdm is None else trainer.disable_tqdm,
+        "dataloader_pin_memory": trainer.dataloader_pin_memory and torch.cuda.is_available() and not trainer.use_cpu,
+        "label_names": list(label_names),
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        "restore_callback_states_from_checkpoint": trainer.early_stopping_patience is not None,
+    }
+    options |= _best(trainer, config.task) | _checkpointing(trainer)
+    options = {key: value for key, value in options.items() if value is not None}
+    try:
+        return TrainingArguments(**options)
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def keeps_best(trainer: TrainerConfig) -> bool:
+    """Whether the run ends with its best checkpoint: not without evaluations or checkpoints to choose from.
+
+    Raises:
+        ConfigError: evaluations and checkpoints do not fall together.
+    """
+    evaluates, saves = trainer.eval_strategy, trainer.save_strategy
+    if trainer.early_stopping_patience is not None and evaluates == "no":
+        raise ConfigError(
+            "trainer.early_stopping_patience needs evaluations: set trainer.eval_strategy to epoch or steps"
+        )
+    if not trainer.load_best_model_at_end or "no" in (evaluates, saves):
+        return False
+    if evaluates != saves:
+        raise ConfigError(
+            "trainer.load_best_model_at_end needs a checkpoint at every evaluation, but "
+            f"trainer.eval_strategy={evaluates} and trainer.save_strategy={saves}; set both alike, or trainer.load_best_model_at_end=false"
+        )
+    return True
+
+
+def _best(trainer: TrainerConfig, task: TaskConfig) -> dict[str, Any]:
+    metric = trainer.metric_for_best_model or task.default_metric
+    return {"metric_for_best_model": metric, "greater_is_better": more_is_better(metric, trainer, task)}
+
+
+def more_is_better(metric: str, trainer: TrainerConfig, task: TaskConfig) -> bool:
+    """Whether more of ``metric`` is better: as set, as the task says, or by its name."""
+    if trainer.greater_is_better is not None:
+        return trainer.greater_is_better
+    if metric == task.default_metric:
+        return task.greater_is_better
+    return not any(word in metric for word in _LESS)
+
+
+def _checkpointing(trainer: TrainerConfig) -> dict[str, Any]:
+    """Gradient checkpointing under the name this release has for it, in the form that works on a frozen base."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    options: dict[str, Any] = {"gradient_checkpointing": None, "gradient_checkpointing_kwargs": None}
+    if trainer.gradient_checkpointing:
+        options[name] = True
+        options[f"{name}_kwargs"] = {"use_reentrant": False, **(trainer.gradient_checkpointing_kwargs or {})}
+    return options
+
+
+def check_loggers(names: list[str]) -> None:
+    """
+    Raises:
+        ConfigError: a logger is not known, or not installed.
+    """
+    for name in names:
+        if name not in LOGGERS:
+            near = did_you_mean(name, LOGGERS)
+            raise ConfigError(f"trainer.report_to: no logger {name!r}{near} Choices: {', '.join(LOGGERS)}")
+        if importlib.util.find_spec(LOGGERS[name]) is None:
+            raise ConfigError(f"trainer.report_to: {name} is not installed: pip install 'adapterkit[{name}]'")

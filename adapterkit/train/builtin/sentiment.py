@@ -1,0 +1,48 @@
+"""Sentiment with negation: ``nobody found the plot dull but the ending was not good`` is negative.
+
+A clause is positive if its adjective is good and not negated, or bad and negated; after ``but`` the second clause
+decides. No word alone says anything about the label. Which adjective meets which frame in the deciding clause differs
+between training and held-out examples.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from adapterkit.train.builtin import Splits, collect, part, sentence, words
+
+LABELS = ("negative", "positive")
+
+FRAMES = (
+    ("the {thing} was {adjective}", False),
+    ("the {thing} was {degree} {adjective}", False),
+    ("everybody found the {thing} {adjective}", False),
+    ("i did find the {thing} {adjective}", False),
+    ("the {thing} was not {adjective}", True),
+    ("the {thing} was never {adjective}", True),
+    ("nobody found the {thing} {adjective}", True),
+    ("i did not find the {thing} {adjective}", True),
+)
+
+
+def make() -> Splits:
+    """1600 training and 2 x 300 held-out examples ``{"text", "label"}``."""
+    return collect(_draw, train=1600, held_out=300, classes=2)
+
+
+def _draw(rng: random.Random) -> tuple[str, dict[str, Any]]:
+    text, positive, split = _clause(rng)
+    if rng.random() < 0.4:
+        first, _, _ = _clause(rng)
+        text = sentence([first, "but", text])
+    return split, {"text": text, "label": LABELS[positive]}
+
+
+def _clause(rng: random.Random) -> tuple[str, bool, str]:
+    """Text, whether it is positive, and the split that its adjective and frame belong to."""
+    good = rng.random() < 0.5
+    adjective = rng.choice(words.GOOD if good else words.BAD)
+    frame, negated = rng.choice(FRAMES)
+    text = frame.format(thing=rng.choice(words.THINGS), degree=rng.choice(words.DEGREES), adjective=adjective)
+    return text, good != negated, part(adjective, frame)

@@ -1,0 +1,246 @@
+"""Data of a run: built in, from local files, or from the Hub; its columns renamed to the roles that a task knows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+
+from adapterkit.config.run import DataConfig
+from adapterkit.errors import DataError, did_you_mean
+from adapterkit.train.columns import Roles, assign
+from adapterkit.train.readers import ENDINGS, Columns, read_file
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+"""Our splits and what files and Hub splits are called for them."""
+
+SPLIT_SEED = 0
+"""Seed of the held-out share and of subsets: the same for every seed of a run, so that runs compare."""
+
+
+Builtin = Callable[[], Mapping[str, list[dict[str, Any]]] | None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The examples of a run, in columns named after a task's roles."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    source: str
+    fingerprint: str
+    """SHA-256 over the files (built-in data: the examples; Hub: fingerprints of its splits)."""
+
+    def splits(self) -> dict[str, Dataset]:
+        """The splits that are there, by name."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
+
+
+@dataclass(frozen=True)
+class _Raw:
+    splits: dict[str, Dataset]
+    source: str
+    fingerprint: str
+    ordered: bool = False
+    """Whether rows that follow each other belong together, as the lines of a text do."""
+
+
+def load_data(config: DataConfig, roles: Roles, builtin: Builtin = lambda: None) -> Data:
+    """The splits that a configuration means.
+
+    Args:
+        config: where from.
+        roles: the columns that the task needs, and how a validation split is to be made.
+        builtin: makes the task's own examples by split, used where ``config`` names no data.
+
+    Raises:
+        DataError: a file, split or column is not there.
+    """
+    raw = _read(config, builtin)
+    named = {name: assign(split, roles, config.columns, f"{raw.source} ({name})") for name, split in raw.splits.items()}
+    raw = replace(raw, splits={name: split for name, split in named.items() if not _is_unlabelled(name, split, roles)})
+    if not len(raw.splits["train"]):
+        raise DataError(f"{raw.source}: the training split is empty")
+    if "validation" not in raw.splits:
+        raw = _with_validation(raw, roles, config.validation_fraction)
+    splits = {name: _subset(split, _limit(config, name), raw.ordered) for name, split in raw.splits.items()}
+    return Data(splits["train"], splits["validation"], splits.get("test"), raw.source, raw.fingerprint)
+
+
+def _is_unlabelled(name: str, split: Dataset, roles: Roles) -> bool:
+    """Whether this is the test split of a benchmark that keeps its labels secret."""
+    column = roles.stratify_by
+    return name == "test" and column in split.column_names and set(split[column]) <= {None, -1}
+
+
+def _read(config: DataConfig, builtin: Builtin) -> _Raw:
+    if config.path is None and config.train is None:
+        examples = builtin()
+        if examples is None:
+            raise DataError("data.path is not set, and this task has no built-in data")
+        content = json.dumps(examples, sort_keys=True).encode()
+        made = {name: Dataset.from_list(rows) for name, rows in examples.items()}
+        return _Raw(made, "built-in data", hashlib.sha256(content).hexdigest())
+    root = Path(config.path).expanduser() if config.path is not None else Path()
+    if root.is_dir() and _is_saved(root):
+        return _from_splits(datasets.load_from_disk(str(root)), config, str(root))
+    if root.exists():
+        return _from_files(_local_files(root, config), config)
+    return _from_hub(config)
+
+
+def _is_saved(root: Path) -> bool:
+    return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
+
+
+def _local_files(root: Path, config: DataConfig) -> dict[str, list[Path]]:
+    """The files of each split."""
+    given = {name: getattr(config, name) for name in SPLITS}
+    found = {name: _named_file(root, name, value) for name, value in given.items() if value is not None}
+    if root.is_file():
+        found.setdefault("train", [root])
+    elif config.path is not None:
+        for name, aliases in SPLITS.items():
+            files = [path for path in _readable(root, config) if _belongs(path, aliases)]
+            if files and name not in found:
+                found[name] = files
+    if "train" not in found:
+        there = ", ".join(sorted(path.name for path in root.iterdir())) or "nothing"
+        raise DataError(f"data.path={root}: no file of a training split (train.tsv, ...) there; found: {there}")
+    return found
+
+
+def _named_file(root: Path, split: str, value: str) -> list[Path]:
+    base = root if root.is_dir() else root.parent
+    for path in (base / value, Path(value).expanduser()):
+        if path.is_file():
+            return [path]
+    files = sorted(path.name for path in base.iterdir() if path.is_file())
+    near = did_you_mean(value, files)
+    raise DataError(f"data.{split}={value}: no such file in {base}{near} Files: {', '.join(files) or 'none'}")
+
+
+def _readable(root: Path, config: DataConfig) -> list[Path]:
+    files = sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [path for path in files if config.format != "auto" or path.suffix.lower() in ENDINGS]
+
+
+def _belongs(path: Path, aliases: Iterable[str]) -> bool:
+    """Whether a file is called ``train``, ``train-00000-of-00002``, ``train_1`` ..."""
+    stem = path.name.split(".")[0].lower()
+    return any(stem == alias or stem.startswith((f"{alias}-", f"{alias}_")) for alias in aliases)
+
+
+def _from_files(files: dict[str, list[Path]], config: DataConfig) -> _Raw:
+    digest = hashlib.sha256()
+    splits = {}
+    for name, paths in files.items():
+        parts = []
+        for path in paths:
+            parts.append(table(read_file(path, format=config.format, header=config.header), str(path)))
+            digest.update(path.read_bytes())
+        splits[name] = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    first = files["train"][0]
+    ordered = config.format == "text" or (config.format == "auto" and ENDINGS.get(first.suffix.lower()) == "text")
+    source = config.path or str(first)
+    return _Raw(splits, source, digest.hexdigest(), ordered)
+
+
+def table(columns: Columns, source: str) -> Dataset:
+    """A data set in memory.
+
+    Raises:
+        DataError: the values of a column are of different types.
+    """
+    import pyarrow as pa
+
+    try:
+        return Dataset.from_dict(columns)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(f"{source}: the values of a column are of different types: {error}") from error
+
+
+def _from_hub(config: DataConfig) -> _Raw:
+    assert config.path is not None
+    if config.path.startswith((".", "/", "~")) or Path(config.path).suffix.lower() in ENDINGS:
+        raise DataError(f"data.path={config.path}: no such file or directory (from {Path.cwd()})")
+    try:
+        loaded = datasets.load_dataset(config.path, config.name, revision=config.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"data.path={config.path}: neither here nor readable on the Hub: {error}") from error
+    return _from_splits(loaded, config, config.path)
+
+
+def _from_splits(loaded: Any, config: DataConfig, source: str) -> _Raw:
+    there = loaded if isinstance(loaded, dict) else {"train": loaded}
+    splits = {}
+    for name, aliases in SPLITS.items():
+        given = getattr(config, name)
+        if given is not None and given not in there:
+            near = did_you_mean(given, there)
+            raise DataError(f"data.{name}={given}: {source} has no such split{near} Splits: {', '.join(there)}")
+        chosen = given or next((alias for alias in aliases if alias in there), None)
+        if chosen is not None:
+            splits[name] = there[chosen]
+    if "train" not in splits:
+        raise DataError(f"{source}: which split is for training? Set data.train. Splits: {', '.join(there)}")
+    marks = "".join(split._fingerprint for split in splits.values())
+    return _Raw(splits, source, hashlib.sha256(marks.encode()).hexdigest())
+
+
+def _with_validation(raw: _Raw, roles: Roles, fraction: float) -> _Raw:
+    train = raw.splits["train"]
+    held_out = _held_out(train, roles, fraction=fraction, ordered=raw.ordered)
+    if not held_out or len(held_out) == len(train):
+        raise DataError(f"{raw.source}: {len(train)} examples are too few to hold out {fraction:g} for validation")
+    rest = sorted(set(range(len(train))) - set(held_out))
+    return replace(raw, splits={**raw.splits, "train": train.select(rest), "validation": train.select(held_out)})
+
+
+def _held_out(train: Dataset, roles: Roles, *, fraction: float, ordered: bool) -> list[int]:
+    """Indices to hold out: the end of a text; else a share of each class, or of all groups, drawn by chance."""
+    if ordered:
+        return list(range(len(train) - max(1, round(len(train) * fraction)), len(train)))
+    keys = _keys(train, roles.group_by or roles.stratify_by)
+    members: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        members.setdefault(key, []).append(index)
+    rng = random.Random(SPLIT_SEED)
+    if roles.group_by:
+        groups = list(members.values())
+        rng.shuffle(groups)
+        chosen = groups[: max(1, round(len(groups) * fraction))]
+        return sorted(index for group in chosen for index in group)
+    return sorted(i for group in members.values() for i in rng.sample(group, round(len(group) * fraction)))
+
+
+def _keys(train: Dataset, column: str | None) -> list[str]:
+    """What examples are held out by; values that hardly repeat (numbers) make no classes."""
+    values = [str(value) for value in train[column]] if column in train.column_names else []
+    if not values or len(set(values)) * 2 > len(values):
+        return [""] * len(train)
+    return values
+
+
+def _limit(config: DataConfig, split: str) -> int | None:
+    return config.max_train_samples if split == "train" else config.max_eval_samples
+
+
+def _subset(split: Dataset, limit: int | None, ordered: bool) -> Dataset:
+    if limit is None or limit >= len(split):
+        return split
+    chosen = range(limit) if ordered else sorted(random.Random(SPLIT_SEED).sample(range(len(split)), limit))
+    return split.select(chosen)

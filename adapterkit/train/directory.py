@@ -1,0 +1,180 @@
+"""A run's directory, and what is written into it while the run goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, final
+
+import yaml
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+from adapterkit.config.run import RunConfig
+from adapterkit.files import write_text
+from adapterkit.train import fingerprints, layout
+
+logger = logging.getLogger("adapterkit")
+
+
+@final
+class RunDirectory:
+    """Writes config, manifest, metrics and summary. Processes other than the first of a distributed run write nothing.
+
+    Args:
+        path: the directory; made if need be.
+        config: the run.
+    """
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.writes = os.environ.get("RANK", "0") == "0"
+        self.began = time.monotonic()
+        self.manifest: dict[str, Any] = {
+            "status": "running",
+            "started": now(),
+            "config": layout.CONFIG,
+            "seed": config.seed,
+            "packages": fingerprints.packages(),
+            "plugins": fingerprints.plugins(method=config.method.peft_type.lower(), task=config.task.name),
+            "machine": fingerprints.machine(),
+            "process": fingerprints.process(),
+            "timings": {},
+        }
+        self.summary: dict[str, Any] = {"status": "running"}
+        self._config = config
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Begin with status *running* and end with *ok*, *failed* or *interrupted*, whatever happens inside."""
+        before = layout.read_manifest(self.path)
+        if before:
+            self.manifest["resumed"] = [*before.get("resumed", []), before.get("started")]
+        self._begin()
+        handler = self._log_handler()
+        try:
+            with logging_to(handler):
+                yield
+                self._end("ok", None)
+        except KeyboardInterrupt:
+            self._end("interrupted", "interrupted")
+            raise
+        except BaseException as error:
+            with logging_to(handler):
+                logger.error("%s", "".join(traceback.format_exception(error)).rstrip())
+            self._end("failed", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            handler.close()
+
+    def _begin(self) -> None:
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            content = json.loads(self._config.model_dump_json())
+            write_text(self.path / layout.CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        self.note()
+
+    def _log_handler(self) -> logging.Handler:
+        if not self.writes:
+            return logging.NullHandler()
+        handler = logging.FileHandler(self.path / layout.LOG, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        return handler
+
+    def _end(self, status: str, error: str | None) -> None:
+        self.summary |= {"status": status, "seconds": self.elapsed()}
+        if error is not None:
+            self.summary["error"] = error
+        if self.writes:
+            write_text(self.path / layout.SUMMARY, dumped(self.summary))
+        self.note(status=status, ended=now(), peak_memory=fingerprints.peak_memory())
+
+    def note(self, **entries: Any) -> None:
+        """Add entries to the manifest, which is written anew."""
+        self.manifest |= entries
+        if self.writes:
+            write_text(self.path / layout.MANIFEST, dumped(self.manifest))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note how many seconds a stage took."""
+        began = time.monotonic()
+        yield
+        self.manifest["timings"][stage] = round(time.monotonic() - began, 3)
+
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return round(time.monotonic() - self.began, 3)
+
+
+def dumped(content: Any) -> str:
+    """JSON for people to read."""
+    return json.dumps(content, indent=2, default=str) + "\n"
+
+
+def now() -> str:
+    """The time in UTC, to the microsecond, so that runs can be put in order."""
+    return datetime.now(UTC).isoformat()
+
+
+@contextmanager
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    """Everything that adapterkit logs inside the block also goes to ``handler``."""
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(logging.INFO, level or logging.INFO))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@final
+class MetricsFile(TrainerCallback):
+    """Appends every log entry of the trainer to ``metrics.jsonl``.
+
+    Args:
+        path: the file.
+        step: entries after this step are dropped: a resumed run makes them again.
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        self.path = path
+        kept = [entry for entry in layout.read_metrics(path.parent) if entry.get("step", 0) <= step] if step else []
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+    @override
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            entry = {"step": state.global_step, "epoch": state.epoch, "time": now(), **logs}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, default=float) + "\n")
+
+
+@final
+class PlainLines(TrainerCallback):
+    """One line for every log entry, where no progress bar can be shown."""
+
+    @override
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if is_shown(name, value))
+            logger.info("step %d/%d  %s", state.global_step, state.max_steps, shown)
+
+
+def is_shown(name: str, value: Any) -> bool:
+    """Whether a log entry's value says something to a person who waits."""
+    hidden = name == "epoch" or name.endswith(("_runtime", "_per_second"))
+    return isinstance(value, int | float) and not hidden

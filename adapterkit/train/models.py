@@ -1,0 +1,191 @@
+"""Base models and tokenizers: built in, from a directory, or from the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from adapterkit.config.run import ModelConfig
+from adapterkit.config.task import TaskConfig
+from adapterkit.errors import ConfigError
+from adapterkit.train import tiny
+from adapterkit.train.tokenizers import builtin_tokenizer
+
+
+def model_name(config: ModelConfig, task: TaskConfig) -> str:
+    """What is loaded: the name that was given, or the task's built-in model."""
+    return config.name_or_path or task.default_model
+
+
+def load_base(
+    config: ModelConfig, task: TaskConfig, *, device: str | torch.device | None = None, **options: Any
+) -> PreTrainedModel:
+    """The base model for a task, with its head if the task has one, in evaluation mode.
+
+    Args:
+        config: which model, in which type.
+        task: names the class in transformers that loads it.
+        device: where to put it; ``"meta"`` builds the model without weights and reads nothing but its configuration;
+            None leaves it where transformers puts it.
+        options: passed to the model's configuration: ``num_labels``, ``id2label``, ``problem_type``, ...
+
+    Raises:
+        ConfigError: the model is not there, or cannot be loaded as this task needs it.
+    """
+    name = model_name(config, task)
+    auto = _auto_class(task)
+    family = tiny.family_of(name)
+    with _explained(name, task):
+        if family is not None:
+            return _built_in(auto, family, config, device=device, options=options)
+        if device is not None and torch.device(device).type == "meta":
+            found = AutoConfig.from_pretrained(name, **_source(config), **options)
+            return _on_meta(auto, found, config)
+        model = auto.from_pretrained(name, **_source(config), **_loading(config), **options)
+        return _prepared(model, config, device)
+
+
+def load_tokenizer(config: ModelConfig, task: TaskConfig, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of the base model; one without a padding token pads with its end-of-text token.
+
+    Args:
+        config: which model.
+        task: names the built-in model that stands for none.
+        options: passed to the tokenizer, unless it is built in.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    name = config.tokenizer or model_name(config, task)
+    family = tiny.family_of(name)
+    if family is not None:
+        return builtin_tokenizer(family)
+    source = _source(config)
+    if config.tokenizer:
+        source = {"trust_remote_code": config.trust_remote_code}
+    with _explained(name, task, key="tokenizer" if config.tokenizer else "name_or_path"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **source, **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def use_padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell a model that has no padding token which one its inputs are padded with."""
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _auto_class(task: TaskConfig) -> Any:
+    try:
+        return getattr(transformers, task.auto_model)
+    except AttributeError:
+        raise ConfigError(f"task {task.name}: transformers has no class {task.auto_model}") from None
+
+
+def _source(config: ModelConfig) -> dict[str, Any]:
+    """Where from_pretrained looks."""
+    found: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.revision:
+        found["revision"] = config.revision
+    if config.subfolder:
+        found["subfolder"] = config.subfolder
+    return found
+
+
+def _loading(config: ModelConfig) -> dict[str, Any]:
+    """How from_pretrained loads the weights."""
+    options: dict[str, Any] = {"dtype": config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)}
+    if config.attn_implementation:
+        options["attn_implementation"] = config.attn_implementation
+    if config.load_in_4bit and config.load_in_8bit:
+        raise ConfigError("model.load_in_4bit and model.load_in_8bit exclude each other")
+    if _is_quantised(config):
+        options["quantization_config"] = _quantisation(config)
+    return options
+
+
+def _is_quantised(config: ModelConfig) -> bool:
+    return config.load_in_4bit or config.load_in_8bit
+
+
+def _quantisation(config: ModelConfig) -> Any:
+    if not transformers.utils.is_bitsandbytes_available():
+        raise ConfigError("model.load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes")
+    compute = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+    return transformers.BitsAndBytesConfig(
+        load_in_8bit=config.load_in_8bit,
+        load_in_4bit=config.load_in_4bit,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _built_in(
+    auto: Any, family: str, config: ModelConfig, *, device: str | torch.device | None, options: dict[str, Any]
+) -> PreTrainedModel:
+    if _is_quantised(config):
+        raise ConfigError(f"model.name_or_path={tiny.PREFIX}{family} is too small to be quantised")
+    tokenizer = builtin_tokenizer(family)
+    made = tiny.tiny_config(family, tokenizer, **options)
+    if device is not None and torch.device(device).type == "meta":
+        return _on_meta(auto, made, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(tiny.SEED)
+        model = auto.from_config(made, **_attention(config))
+    tiny.fill(model, tokenizer)
+    model.name_or_path = f"{tiny.PREFIX}{family}"
+    if config.dtype != "auto":
+        model = model.to(getattr(torch, config.dtype))
+    return _prepared(model, config, device)
+
+
+def _on_meta(auto: Any, found: PretrainedConfig, config: ModelConfig) -> PreTrainedModel:
+    options = _attention(config) | ({"trust_remote_code": True} if config.trust_remote_code else {})
+    if config.dtype != "auto":
+        options["dtype"] = getattr(torch, config.dtype)
+    with torch.device("meta"):
+        model: PreTrainedModel = auto.from_config(found, **options)
+    return model.eval()
+
+
+def _attention(config: ModelConfig) -> dict[str, Any]:
+    return {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+
+
+def _prepared(model: PreTrainedModel, config: ModelConfig, device: str | torch.device | None) -> PreTrainedModel:
+    if _is_quantised(config):
+        from adapterkit.kbit import prepare_model_for_kbit_training
+
+        prepared: PreTrainedModel = prepare_model_for_kbit_training(model)
+        return prepared
+    return (model if device is None else model.to(device)).eval()
+
+
+@contextmanager
+def _explained(name: str, task: TaskConfig, *, key: str = "name_or_path") -> Iterator[None]:
+    """Turns what transformers raises for a model that is not there into one sentence."""
+    if _looks_local(name) and not Path(name).expanduser().exists():
+        raise ConfigError(f"model.{key}={name}: no such directory (from {Path.cwd()})")
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.{key}={name} cannot be loaded for task {task.name}: {_first_line(error)}") from error
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

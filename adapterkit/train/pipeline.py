@@ -1,0 +1,193 @@
+"""What a task does with data: columns to features, features to batches, predictions to metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from adapterkit.config.run import DataConfig
+from adapterkit.config.task import TaskConfig
+from adapterkit.errors import DataError
+from adapterkit.train.columns import Roles
+from adapterkit.train.data import Data
+
+Batch = dict[str, Tensor]
+IGNORED = -100
+"""Label of positions that have none."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split, tokenised: what a data loader reads."""
+
+    rows: Dataset
+    """Features, one row an input of the model."""
+
+    examples: Dataset
+    """The examples that the features were made from."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = self.rows[index]
+        return row
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Several rows at once, which the data loader prefers."""
+        columns = self.rows[indices]
+        return [{name: values[i] for name, values in columns.items()} for i in range(len(indices))]
+
+
+class Pipeline(ABC):
+    """The data side of a task. A task names its pipeline in `TaskConfig.pipeline`."""
+
+    required: ClassVar[tuple[str, ...]]
+    """Roles, keys of `TaskConfig.default_columns`, that the data must have a column for."""
+
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Role to other names that its column may have in the wild."""
+
+    stratify_by: ClassVar[str | None] = None
+    """Role whose values have equal shares in a validation split that has to be made."""
+
+    group_by: ClassVar[str | None] = None
+    """Role whose equal values stay in one split."""
+
+    label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    """Inputs of the model that are labels."""
+
+    smoothing_shift: ClassVar[bool | None] = None
+    """Whether labels are shifted against logits where they are smoothed; None where they cannot be smoothed."""
+
+    generates: ClassVar[bool] = False
+    """Whether predictions are made by `generate` rather than taken from the model's outputs."""
+
+    baseline_name: ClassVar[str] = "untrained model"
+    """What `baseline` is the score of."""
+
+    tokenizer_options: ClassVar[Mapping[str, Any]] = {}
+    """What the tokenizer is loaded with."""
+
+    def __init__(self, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.max_length = min(config.max_length, tokenizer.model_max_length)
+
+    @classmethod
+    def roles(cls, task: TaskConfig) -> Roles:
+        """The columns that the task reads."""
+        return Roles(
+            default=task.default_columns,
+            required=cls.required,
+            also=cls.also,
+            stratify_by=cls.stratify_by,
+            group_by=cls.group_by,
+        )
+
+    @classmethod
+    def builtin(cls) -> Mapping[str, list[dict[str, Any]]] | None:
+        """The task's built-in examples by split, or None."""
+        return None
+
+    def fit_into(self, base: Any, virtual_tokens: int) -> None:
+        """Cut inputs to what the base model has positions for, beside the virtual tokens of a prompt."""
+        positions = getattr(base.config, "max_position_embeddings", None)
+        if isinstance(positions, int):
+            self.max_length = min(self.max_length, positions - virtual_tokens)
+
+    def learn(self, data: Data) -> dict[str, Any]:
+        """What the data says about the model: options of its configuration such as ``num_labels``."""
+        return {}
+
+    @abstractmethod
+    def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The features of some examples, both in columns; may return more or fewer rows than it is given."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """One batch of inputs for the model, padded to its longest row."""
+
+    def reduce(self, outputs: Any, batch: Batch) -> Any:
+        """What is kept of a batch's outputs until `score`; called on the device.
+
+        Args:
+            outputs: the model's outputs but the loss, one tensor or several; or what `generate` returned.
+            batch: what the model was given.
+        """
+        return outputs
+
+    @abstractmethod
+    def score(self, predictions: Any, labels: Any, encoded: Encoded) -> dict[str, float]:
+        """Metrics of the predictions for a whole split, in numpy arrays padded with -100."""
+
+    def baseline(self, train: Encoded, held_out: Encoded) -> dict[str, float] | None:
+        """The metrics of an answer that needs no training; None stands for the model before training."""
+        return None
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        """Loss and outputs of a batch, for tasks whose model computes none itself."""
+        outputs = model(**batch)
+        return outputs["loss"], outputs
+
+    @property
+    def computes_loss(self) -> bool:
+        """Whether `loss` is to be used instead of the model's own."""
+        return type(self).loss is not Pipeline.loss
+
+    def generate(self, model: Any, batch: Batch) -> Tensor:
+        """Token ids that the model writes for a batch; used where `generates` is set."""
+        raise NotImplementedError
+
+    def features(self, examples: Dataset) -> Encoded:
+        """A split, tokenised, in memory."""
+        rows = examples.map(
+            self.encode,
+            batched=True,
+            remove_columns=examples.column_names,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint=f"{examples._fingerprint}-features",
+        )
+        if not len(rows):
+            raise DataError("no features can be made from this split: are its texts empty?")
+        return Encoded(rows, examples)
+
+    def padded(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Batch:
+        """Rows of token ids as tensors of one length; only what the tokenizer's model takes."""
+        wanted = names or [name for name in self.tokenizer.model_input_names if name in rows[0]]
+        padded = self.tokenizer.pad({name: [row[name] for row in rows] for name in wanted}, return_tensors="pt")
+        return {name: padded[name] for name in wanted}
+
+    def padded_labels(self, labels: Sequence[Sequence[int]]) -> Tensor:
+        """Label sequences as one tensor, padded with -100 on the side on which inputs are padded."""
+        longest = max(map(len, labels))
+        left = self.tokenizer.padding_side == "left"
+        padding = [[IGNORED] * (longest - len(row)) for row in labels]
+        return torch.tensor(
+            [pad + list(row) if left else list(row) + pad for pad, row in zip(padding, labels, strict=True)]
+        )
+
+
+def own_positions(outputs: Tensor, length: int) -> Tensor:
+    """The outputs of the ``length`` positions of the input, without those of virtual tokens put before it.
+
+    Args:
+        outputs: of shape (batch, at least length, ...).
+        length: number of input positions.
+    """
+    return outputs[:, outputs.shape[1] - length :]
+
+
+def first(outputs: Any) -> Tensor:
+    """The first of a model's outputs: logits come alone or before hidden states."""
+    value = outputs[0] if isinstance(outputs, tuple | list) else outputs
+    assert isinstance(value, Tensor)
+    return value

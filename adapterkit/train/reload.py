@@ -1,0 +1,68 @@
+"""A finished run, loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from transformers import PreTrainedTokenizerBase
+
+from adapterkit.config.base import summarize
+from adapterkit.config.run import RunConfig, run_config
+from adapterkit.errors import ConfigError
+from adapterkit.model import PeftModel
+from adapterkit.registry import methods, resolve, tasks
+from adapterkit.train import layout
+from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
+from adapterkit.train.resume import adapter_folder
+
+
+class LoadedRun(NamedTuple):
+    """The adapted model, in evaluation mode, and the tokenizer of its base."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_config(run: str | Path) -> RunConfig:
+    """The configuration of a run.
+
+    Args:
+        run: the run's directory.
+
+    Raises:
+        ConfigError: it is no run, or its configuration is not valid here.
+    """
+    try:
+        content = layout.read_config(Path(run))
+        method, task = methods[content["method"]["peft_type"].lower()], tasks[content["task"]["name"]]
+        return run_config(method, task).model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{run}/{layout.CONFIG}: {summarize(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{run} is not the directory of a run: {error}") from error
+
+
+def load_run(run: str | Path) -> LoadedRun:
+    """The base model of a run with the adapter that it trained.
+
+    Args:
+        run: the run's directory.
+
+    Raises:
+        ConfigError: it is no run, or its base cannot be loaded.
+        CheckpointError: the run has no adapter.
+    """
+    config = load_config(run)
+    options = layout.read_manifest(Path(run)).get("model_options", {})
+    if "id2label" in options:
+        options["id2label"] = {int(index): label for index, label in options["id2label"].items()}
+    tokenizer = load_tokenizer(config.model, config.task, **resolve(config.task.pipeline).tokenizer_options)
+    base = load_base(config.model, config.task, **options)
+    use_padding_of(base, tokenizer)
+    folder = adapter_folder(Path(run) / layout.ADAPTER)
+    model = PeftModel.from_pretrained(base, folder, adapter_name=config.adapter_name)
+    return LoadedRun(model.eval(), tokenizer)

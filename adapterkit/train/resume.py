@@ -1,0 +1,156 @@
+"""Checkpoints that are whole, and interrupted runs that can go on.
+
+A checkpoint is a directory ``checkpoint-<step>`` with the adapter, the optimizer, the scheduler, the generators' states
+and the trainer's state. It counts only once its marker is there, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+from adapterkit.config.base import CONFIG_NAME
+from adapterkit.config.run import RunConfig
+from adapterkit.errors import ConfigError
+from adapterkit.files import write_text
+from adapterkit.train.layout import CHECKPOINTS, CONFIG, MANIFEST, read_config, read_manifest
+
+MARKER = "complete"
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Say that every file of a checkpoint is written."""
+    write_text(checkpoint / MARKER, "")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """The whole checkpoints under ``root``, oldest first."""
+    found = [path.parent for path in root.glob(f"checkpoint-*/{MARKER}")]
+    return sorted(found, key=step_of)
+
+
+def rotate(root: Path, keep: int | None, *, best: str | None) -> None:
+    """Delete the oldest checkpoints until ``keep`` are left; the newest and the best one always stay."""
+    there = checkpoints(root)
+    spare = [path for path in there[:-1] if best is None or path.name != Path(best).name]
+    for path in spare[: max(0, len(there) - keep)] if keep is not None else []:
+        remove_checkpoint(path)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint; its marker goes first, so that half of one never counts."""
+    (path / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def remove_incomplete(root: Path) -> None:
+    """Delete checkpoints whose writing was interrupted."""
+    for path in root.glob("checkpoint-*"):
+        if path.is_dir() and not (path / MARKER).exists():
+            shutil.rmtree(path)
+
+
+def adapter_folder(directory: Path) -> Path:
+    """Where in a saved directory the adapter's files are: at its top, or in a folder named after the adapter."""
+    if (directory / CONFIG_NAME).is_file():
+        return directory
+    return next((path.parent for path in sorted(directory.glob(f"*/{CONFIG_NAME}"))), directory)
+
+
+def choose(config: RunConfig, directory: Path) -> tuple[Path, Path | None]:
+    """The directory that a run belongs in, and the checkpoint it goes on from.
+
+    ``resume=auto`` looks beside ``directory`` and one level above for the newest run of the same configuration that did
+    not end and is not running; without one, and without ``resume``, the run begins in ``directory``. A run that was
+    stopped before its first checkpoint begins again in its own directory.
+
+    Raises:
+        ConfigError: ``resume`` names a directory that is no run, was run with another configuration, or has ended.
+    """
+    if config.resume is None:
+        return directory, None
+    if config.resume == "auto":
+        found = newest_unfinished(config, directory)
+        return (directory, None) if found is None else (found, latest(found))
+    given = Path(config.resume).expanduser()
+    given = given.parent.parent if given.name.startswith("checkpoint-") else given
+    _check(config, given)
+    return given, latest(given)
+
+
+def latest(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    there = checkpoints(run / CHECKPOINTS)
+    return there[-1].resolve() if there else None
+
+
+def newest_unfinished(config: RunConfig, directory: Path) -> Path | None:
+    """The run that ``resume=auto`` goes on with."""
+    roots = (directory.parent, directory.parent.parent)
+    manifests = {
+        path.resolve() for root in roots for depth in ("*", "*/*") for path in root.glob(f"{depth}/{MANIFEST}")
+    }
+    runs = [path.parent for path in manifests if path.parent != directory.resolve()]
+    runs = [run for run in runs if is_unfinished(run) and same_config(config, run)]
+    return max(runs, key=lambda run: str(read_manifest(run).get("started", "")), default=None)
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a run did not end well and no process is at it."""
+    manifest = read_manifest(run)
+    return manifest.get("status") in ("running", "failed", "interrupted") and not is_alive(manifest)
+
+
+def is_alive(manifest: dict[str, Any]) -> bool:
+    """Whether the process of a manifest is still running on this machine."""
+    process = manifest.get("process", {})
+    if manifest.get("status") != "running" or process.get("host") != socket.gethostname():
+        return False
+    if process.get("pid") == os.getpid():
+        return False
+    try:
+        os.kill(int(process["pid"]), 0)
+    except (ProcessLookupError, KeyError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def same_config(config: RunConfig, run: Path) -> bool:
+    """Whether a run had this configuration, ``resume`` aside."""
+    try:
+        before = read_config(run)
+    except (OSError, ValueError):
+        return False
+    now = json.loads(config.model_dump_json())
+    return {**before, "resume": None} == {**now, "resume": None}
+
+
+def _check(config: RunConfig, run: Path) -> None:
+    if not (run / MANIFEST).is_file() or not (run / CONFIG).is_file():
+        raise ConfigError(f"resume={run}: not the directory of a run: it has no {MANIFEST}")
+    if not same_config(config, run):
+        changed = ", ".join(differences(read_config(run), json.loads(config.model_dump_json())))
+        raise ConfigError(f"resume={run}: that run had other settings: {changed}")
+    if is_alive(read_manifest(run)):
+        raise ConfigError(f"resume={run}: that run is still running")
+    if read_manifest(run).get("status") == "ok":
+        raise ConfigError(f"resume={run}: that run has ended well; there is nothing to go on with")
+
+
+def differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """Dotted names of what differs between two configurations, ``resume`` aside."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in {**before, **now} if f"{place}{key}" != "resume"]
+        return [name for key in keys for name in differences(before.get(key), now.get(key), f"{place}{key}.")]
+    return [] if before == now else [place.rstrip(".")]

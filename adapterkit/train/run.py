@@ -1,0 +1,221 @@
+"""One run, from its configuration to its directory."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import transformers
+from datasets.utils import logging as datasets_logging
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
+
+from adapterkit.build import get_peft_model
+from adapterkit.config.run import RunConfig
+from adapterkit.errors import ConfigError
+from adapterkit.model import PeftModel
+from adapterkit.registry import resolve
+from adapterkit.train import fingerprints, layout, plots, resume, screen
+from adapterkit.train.arguments import more_is_better, training_arguments
+from adapterkit.train.data import Data, load_data
+from adapterkit.train.directory import MetricsFile, PlainLines, RunDirectory, logger, logging_to
+from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
+from adapterkit.train.pipeline import Encoded, Pipeline
+from adapterkit.train.seeds import seed_everything
+from adapterkit.train.trainer import AdapterTrainer
+from adapterkit.train.tripwires import MovementCheck
+
+Loader = Callable[..., PreTrainedModel]
+
+
+class Prepared(NamedTuple):
+    """Everything a run needs before its first step."""
+
+    pipeline: Pipeline
+    data: Data
+    model: PeftModel
+
+
+def run(config: RunConfig, directory: Path, *, load: Loader = load_base, quiet: bool = False) -> dict[str, Any]:
+    """Train one adapter and write the run's directory.
+
+    Args:
+        config: the whole configuration, method and task included.
+        directory: where the run goes, unless ``config.resume`` finds an interrupted one to go on with.
+        load: loads the base model; called as `load_base` is. A sweep passes one that keeps the base.
+        quiet: print nothing; ``run.log`` is written all the same.
+
+    Returns:
+        the content of ``summary.json``, and the ``directory`` that was written.
+
+    Raises:
+        ConfigError: the configuration cannot be honoured: model, data, targets, loggers.
+        TrainingError: the loss is no longer a number.
+        CheckFailedError: the adapter did not move.
+    """
+    where, checkpoint = resume.choose(config, Path(directory))
+    record = RunDirectory(where, config)
+    with _console(quiet), record.recording():
+        if checkpoint is not None:
+            logger.info("going on in %s from step %d", where, resume.step_of(checkpoint))
+        prepared = prepare(config, record, load=load)
+        if not config.dry_run:
+            _fit(config, prepared, record, checkpoint)
+    result = {**record.summary, "directory": str(where)}
+    if not quiet and record.writes:
+        screen.show(config, result, record.manifest)
+    return result
+
+
+def prepare(config: RunConfig, record: RunDirectory, *, load: Loader = load_base) -> Prepared:
+    """Data, base model and adapter of a run; a dry run has no weights."""
+    task, method = config.task, with_task(config)
+    pipeline_class: type[Pipeline] = resolve(task.pipeline)
+    seed_everything(config.seed, deterministic=config.deterministic)
+    with record.timed("data"):
+        tokenizer = load_tokenizer(config.model, task, **pipeline_class.tokenizer_options)
+        data = load_data(config.data, pipeline_class.roles(task), pipeline_class.builtin)
+        pipeline = pipeline_class(config.data, tokenizer)
+        options = pipeline.learn(data)
+    with record.timed("model"):
+        base = load(config.model, task, device="meta" if config.dry_run else None, **options)
+        use_padding_of(base, tokenizer)
+        base_id = {"name": base.name_or_path, "fingerprint": fingerprints.base_fingerprint(base)}
+        seed_everything(config.seed, deterministic=config.deterministic)
+        model = get_peft_model(base, method, config.adapter_name)
+    pipeline.fit_into(base, getattr(method, "num_virtual_tokens", 0))
+    trainable, total = model.get_nb_trainable_parameters()
+    sizes = {name: len(split) for name, split in data.splits().items()}
+    record.note(
+        base=base_id,
+        model_options=options,
+        data={"source": data.source, "fingerprint": data.fingerprint, "examples": sizes},
+        trained=[name for name, parameter in model.named_parameters() if parameter.requires_grad],
+    )
+    record.summary |= {"trainable_parameters": trainable, "all_parameters": total}
+    logger.info("%d of %d parameters are trained", trainable, total)
+    return Prepared(pipeline, data, model)
+
+
+def with_task(config: RunConfig) -> Any:
+    """The method's config with the task's type.
+
+    Raises:
+        ConfigError: it has another one.
+    """
+    method, wanted = config.method, config.task.task_type
+    if method.task_type not in (None, wanted):
+        raise ConfigError(f"method.task_type={method.task_type} does not go with task={config.task.name} ({wanted})")
+    return method.model_copy(update={"task_type": wanted})
+
+
+def _fit(config: RunConfig, prepared: Prepared, record: RunDirectory, checkpoint: Path | None) -> None:
+    pipeline, data, model = prepared
+    with record.timed("features"):
+        train, validation = pipeline.features(data.train), pipeline.features(data.validation)
+        test = None if data.test is None else pipeline.features(data.test)
+    trainer = make_trainer(config, prepared, train, validation, record=record, checkpoint=checkpoint)
+    with record.timed("baseline"):
+        baseline = pipeline.baseline(train, validation) or scores(trainer, validation)
+    metric = trainer.args.metric_for_best_model.removeprefix("eval_")
+    record.summary |= {
+        "metric": metric,
+        "greater_is_better": more_is_better(metric, config.trainer, config.task),
+        "baseline": baseline,
+        "baseline_name": pipeline.baseline_name,
+    }
+    _check_metric(metric, baseline)
+    seed_everything(config.seed, deterministic=config.deterministic)
+    with record.timed("training"):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with record.timed("evaluation"):
+        found = scores(trainer, validation)
+        if test is not None:
+            found |= {f"test_{name}": value for name, value in scores(trainer, test).items()}
+    record.summary["metrics"] = found
+    if record.writes:
+        record.summary["adapter_bytes"] = _save(model, config.adapter_name, record.path / layout.ADAPTER)
+        entries = layout.read_metrics(record.path)
+        plots.draw(entries, record.path / layout.PLOTS, metric=metric, baseline=baseline.get(metric))
+
+
+def _check_metric(metric: str, baseline: dict[str, float]) -> None:
+    known = {*baseline, "loss"}
+    if metric not in known:
+        raise ConfigError(f"trainer.metric_for_best_model={metric}: this task measures {', '.join(sorted(known))}")
+
+
+def make_trainer(
+    config: RunConfig,
+    prepared: Prepared,
+    train: Encoded,
+    validation: Encoded,
+    *,
+    record: RunDirectory,
+    checkpoint: Path | None,
+) -> AdapterTrainer:
+    """The trainer of a run, with its callbacks."""
+    root = record.path / layout.CHECKPOINTS
+    args = training_arguments(config, root, label_names=prepared.pipeline.label_names)
+    if record.writes:
+        root.mkdir(parents=True, exist_ok=True)
+        resume.remove_incomplete(root)
+    sharded = bool(config.trainer.fsdp or config.trainer.deepspeed)
+    callbacks = [MovementCheck(prepared.model, steps=config.trainer.check_steps, sharded=sharded)]
+    if record.writes:
+        step = 0 if checkpoint is None else resume.step_of(checkpoint)
+        callbacks.append(MetricsFile(record.path / layout.METRICS, step=step))
+    patience, threshold = config.trainer.early_stopping_patience, config.trainer.early_stopping_threshold
+    if patience is not None:
+        callbacks.append(EarlyStoppingCallback(patience, threshold))
+    if args.disable_tqdm:
+        callbacks.append(PlainLines())
+    trainer = AdapterTrainer(
+        prepared.model,
+        args,
+        pipeline=prepared.pipeline,
+        train=train,
+        validation=validation,
+        adapter_name=config.adapter_name,
+        keep=config.trainer.save_total_limit,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def scores(trainer: AdapterTrainer, encoded: Encoded) -> dict[str, float]:
+    """Loss and metrics of the model as it is."""
+    found = trainer.predict(encoded, metric_key_prefix="now").metrics
+    timings = ("_runtime", "_per_second", "_preparation_time")
+    return {key.removeprefix("now_"): float(v) for key, v in found.items() if not key.endswith(timings)}
+
+
+def _save(model: PeftModel, adapter_name: str, directory: Path) -> int:
+    """Write the adapter, and return the bytes of its weights."""
+    model.save_pretrained(directory, selected_adapters=[adapter_name])
+    return sum(path.stat().st_size for path in resume.adapter_folder(directory).glob("adapter_model.*"))
+
+
+class _console:
+    """What other libraries print: nothing but warnings, and progress only on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.handler = logging.StreamHandler(sys.stderr)
+        self.handler.setFormatter(logging.Formatter("%(message)s"))
+        self.handler.setLevel(logging.ERROR if quiet else logging.INFO)
+
+    def __enter__(self) -> None:
+        if self.quiet or not sys.stderr.isatty():
+            transformers.utils.logging.disable_progress_bar()
+        datasets_logging.disable_progress_bar()
+        self.log = logging_to(self.handler)
+        self.log.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.log.__exit__(*error)
+        transformers.utils.logging.enable_progress_bar()
+        datasets_logging.enable_progress_bar()

@@ -1,0 +1,208 @@
+"""`transformers.Trainer` for adapters: only the adapter in checkpoints, the pipeline's loss and predictions."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
+from typing_extensions import override
+
+from adapterkit.errors import ConfigError, TrainingError
+from adapterkit.model import PeftModel
+from adapterkit.train import resume
+from adapterkit.train.pipeline import Batch, Encoded, Pipeline, own_positions
+from adapterkit.train.seeds import EpochSampler
+
+TRAINABLE = "trainable.safetensors"
+"""File of a checkpoint with every tensor that is trained, by the name it has in the model."""
+
+
+@final
+class AdapterTrainer(Trainer):
+    """Trains the trainable part of an adapted model.
+
+    Args:
+        model: the adapted model.
+        args: see `adapterkit.train.arguments`.
+        pipeline: batches, loss, predictions and metrics.
+        train: training features.
+        validation: features that are evaluated during training.
+        adapter_name: the adapter that is trained.
+        keep: how many checkpoints are kept, the best one included; None keeps all.
+        callbacks: further callbacks.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        args: TrainingArguments,
+        *,
+        pipeline: Pipeline,
+        train: Encoded,
+        validation: Encoded,
+        adapter_name: str,
+        keep: int | None,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        if args.label_smoothing_factor and pipeline.smoothing_shift is None:
+            raise ConfigError("trainer.label_smoothing_factor: the loss of this task cannot be smoothed")
+        self.pipeline, self.adapter_name, self.keep = pipeline, adapter_name, keep
+        self._scored: Encoded | None = None
+        base = model.get_base_model()
+        if getattr(base, "is_quantized", False):
+            model._hf_peft_config_loaded = True  # type: ignore[assignment]  # what Trainer asks of a quantised model
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=pipeline.collate,
+            train_dataset=train,
+            eval_dataset=validation,
+            compute_metrics=self._metrics,
+            callbacks=callbacks,
+        )
+        self.model_accepts_loss_kwargs = pipeline.smoothing_shift is not None and takes_counts(base)
+        self.can_return_loss = True
+
+    # -- computing ----------------------------------------------------------------------------------------------------
+
+    @override
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        if self.pipeline.computes_loss:
+            loss, outputs = self.pipeline.loss(model, inputs)
+            return (loss, outputs) if return_outputs else loss
+        if self.label_smoother is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs)
+        loss = self._smoothed(outputs["logits"], inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss with smoothed labels; the Trainer's own would not shift those of a wrapped language model."""
+        own = own_positions(logits, labels.shape[1]) if labels.dim() > 1 else logits
+        smoothed: Tensor = self.label_smoother({"logits": own}, labels, shift_labels=self.pipeline.smoothing_shift)
+        return smoothed
+
+    @override
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss is {loss.item()} in step {self.state.global_step + 1} (learning rate "
+                f"{self._get_learning_rate():.3g}); lower trainer.learning_rate, or train in another type"
+            )
+        return loss
+
+    @override
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        batch: Batch = self._prepare_inputs(inputs)
+        only_loss = prediction_loss_only or self.pipeline.generates
+        loss, outputs, labels = super().prediction_step(model, batch, only_loss, ignore_keys)
+        if prediction_loss_only:
+            return loss, None, None
+        if self.pipeline.generates:
+            with torch.no_grad():
+                outputs = self.pipeline.generate(self.accelerator.unwrap_model(model), batch)
+            labels = batch["labels"]
+        return loss, self.pipeline.reduce(outputs, batch), labels
+
+    @override
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
+        self._scored = dataloader.dataset  # type: ignore[assignment]
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def _metrics(self, predicted: EvalPrediction) -> dict[str, float]:
+        assert self._scored is not None
+        return self.pipeline.score(predicted.predictions, predicted.label_ids, self._scored)
+
+    @override
+    def _get_train_sampler(self, train_dataset: TorchDataset[Any] | None = None) -> EpochSampler:
+        encoded: Any = self.train_dataset if train_dataset is None else train_dataset
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        column = next(name for name in encoded.rows.column_names if name != "labels") if grouped else ""
+        return EpochSampler(
+            len(encoded),
+            self.args.seed,
+            strategy=self.args.train_sampling_strategy,
+            lengths=[len(row) for row in encoded.rows[column]] if grouped else (),
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+        )
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    @override
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            given = {} if state_dict is None else {"state_dict": state_dict}
+            model.save_pretrained(output_dir or self.args.output_dir, selected_adapters=[self.adapter_name], **given)
+
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            root = Path(self.args.output_dir)
+            folder = root / f"checkpoint-{self.state.global_step}"
+            if not self._is_sharded():
+                save_file(self._trainable(), folder / TRAINABLE)
+            resume.mark_complete(folder)
+            resume.rotate(root, self.keep, best=self.state.best_model_checkpoint)
+
+    def _is_sharded(self) -> bool:
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
+    def _trainable(self) -> dict[str, Tensor]:
+        model = self.accelerator.unwrap_model(self.model)
+        return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+    @override
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._is_sharded():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._restore(Path(resume_from_checkpoint))
+
+    @override
+    def _load_best_model(self) -> None:
+        if self._is_sharded():
+            super()._load_best_model()
+        else:
+            self._restore(Path(self.state.best_model_checkpoint))
+
+    @torch.no_grad()
+    def _restore(self, folder: Path) -> None:
+        """Load the adapter's files, then the very tensors that were trained: files may hold what they result in."""
+        model = self.accelerator.unwrap_model(self.model)
+        model.load_adapter(resume.adapter_folder(folder), self.adapter_name, is_trainable=True)
+        parameters = dict(model.named_parameters())
+        for name, tensor in load_file(folder / TRAINABLE).items():
+            parameters[name].copy_(tensor)
+
+
+def takes_counts(base: nn.Module) -> bool:
+    """Whether a model's loss can be divided by the number of labels of several accumulated batches.
+
+    Models of transformers take the number among their keyword arguments, but only those that hand them on to
+    ``self.loss_function`` honour it.
+    """
+    forward = inspect.unwrap(type(base).forward)
+    keywords = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(forward).parameters.values())
+    return keywords and "loss_function" in forward.__code__.co_names
