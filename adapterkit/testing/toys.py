@@ -1,0 +1,87 @@
+"""Small layers of every kind, and a model that holds two of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.pytorch_utils import Conv1D
+
+from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.nn.view import LayerView
+
+LayerFactory = Callable[[], nn.Module]
+
+LAYERS: dict[str, dict[str, LayerFactory]] = {
+    "linear": {
+        "linear": lambda: nn.Linear(8, 12),
+        "linear_no_bias": lambda: nn.Linear(8, 8, bias=False),
+        "transposed": lambda: Conv1D(12, 8),
+    },
+    "embedding": {"embedding": lambda: nn.Embedding(10, 8), "embedding_padded": lambda: nn.Embedding(10, 8, padding_idx=0)},
+    "conv": {
+        "conv1d": lambda: nn.Conv1d(8, 12, 3, stride=2, padding=1),
+        "conv2d": lambda: nn.Conv2d(8, 12, (1, 3), padding="same", dilation=2, bias=False),
+        "conv2d_circular": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
+        "conv3d": lambda: nn.Conv3d(8, 12, 2, padding=1),
+    },
+    "norm": {"layer_norm": lambda: nn.LayerNorm(8)},
+}
+"""Layers by kind (`adapterkit.nn.view.LayerView.kind`) and name. Each has 8 features or channels going in."""
+
+GROUPED: LayerFactory = lambda: nn.Conv2d(8, 12, 3, groups=2)  # noqa: E731
+
+
+class Toy(nn.Module):
+    """The sum of two layers of the same shape, so that every adapter reaches the output."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.target = layer
+        self.second = copy.deepcopy(layer)
+        self.use_reentrant: bool | None = None
+        """How to recompute the layers in backward; None does not."""
+        with torch.no_grad():
+            for parameter in self.second.parameters():
+                parameter.mul_(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.use_reentrant is None:
+            return self.target(x) + self.second(x)  # type: ignore[no-any-return]
+        return self._recomputed(self.target, x) + self._recomputed(self.second, x)
+
+    def _recomputed(self, layer: nn.Module, x: Tensor) -> Tensor:
+        anchor = torch.zeros((), requires_grad=True)  # a reentrant checkpoint needs an input with a gradient
+        run = lambda x, anchor: layer(x) + anchor  # noqa: E731
+        return checkpoint(run, x, anchor, use_reentrant=self.use_reentrant)  # type: ignore[no-any-return]
+
+
+def layers_of(kinds: Collection[str]) -> dict[str, nn.Module]:
+    """The small layers of these kinds, always with the same values; ``any`` means all of them."""
+    with seeded(0):
+        chosen = {name: make for kind, named in LAYERS.items() if kind in kinds or "any" in kinds for name, make in named.items()}
+        return {name: make() for name, make in chosen.items()}
+
+
+def inputs_of(layer: nn.Module, *, rows: int = 5) -> Tensor:
+    """A batch for a layer, always the same: ``(rows, 3, in)``, ``(rows, 3)`` indices or ``(rows, channels, 6, ...)``."""
+    base = layer.base_layer if isinstance(layer, AdaptedLayer) else layer
+    view = LayerView(base)
+    with seeded(1):
+        if view.kind == "embedding":
+            return torch.randint(0, view.in_features, (rows, 3))
+        if view.kind == "conv":
+            return torch.randn(rows, view.in_features, *[6] * len(view.layer.kernel_size))
+        return torch.randn(rows, 3, view.in_features or base.weight.shape[-1])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers from ``seed``; what they were outside is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds
+        yield
