@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from torch import nn
 
 from adapterkit.architectures import ARCHITECTURES, ROLES
-from adapterkit.config.layer import IndexedLayerConfig, LayerConfig
+from adapterkit.config.layer import IndexedLayerConfig, LayerConfig, is_suffix
 from adapterkit.errors import CapabilityError, TargetError, did_you_mean
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
@@ -51,7 +51,7 @@ def match_targets(
         CapabilityError: a target is a layer that the method cannot adapt.
     """
     method = config.peft_type
-    patterns = _resolve(config, model_type)
+    patterns = _resolve(config.target_modules, config.default_roles, model_type, "target_modules")
     if patterns == ALL_LINEAR:
         chosen = [n for n, m in modules.items() if _kind(m) == "linear" and n not in heads]
         if not chosen:
@@ -113,31 +113,47 @@ def _no_match(modules: Modules, field: str, entry: str, *, regex: bool) -> str:
     return f"{field}: {what}{hint}\n  names in this model: {listed}"
 
 
-def _resolve(config: LayerConfig, model_type: str | None) -> str | list[str]:
-    """``target_modules`` with roles and the default replaced by this family's names."""
-    stated = config.target_modules
+def match_subset(
+    modules: Modules, config: LayerConfig, field: str, *, chosen: Sequence[str], model_type: str | None
+) -> list[str]:
+    """The names among ``chosen`` that one of `LayerConfig.subset_fields` means.
+
+    Raises:
+        TargetError: a stated name matches none of the targets, or null is not known for this family.
+    """
+    stated = getattr(config, field)
+    patterns = _resolve(stated, config.subset_fields[field], model_type, field)
+    if stated is None:
+        return [name for name in chosen if any(is_suffix(p, name) for p in patterns)]
+    return matching({name: modules[name] for name in chosen}, patterns, field) if patterns else []
+
+
+def _resolve(
+    stated: str | list[str] | None, roles: Sequence[str], model_type: str | None, field: str
+) -> str | list[str]:
+    """What a field states, with roles and null replaced by this family's names."""
     if isinstance(stated, str):
         return stated
     if stated is None:
-        stated = [f"role:{role}" for role in config.default_roles]
-    names = [_of_role(e.removeprefix("role:"), model_type) if e.startswith("role:") else e for e in stated]
+        stated = [f"role:{role}" for role in roles]
+    names = [_of_role(e.removeprefix("role:"), model_type, field) if e.startswith("role:") else e for e in stated]
     return list(dict.fromkeys(names))
 
 
-def _of_role(role: str, model_type: str | None) -> str:
+def _of_role(role: str, model_type: str | None, field: str) -> str:
     roles = ARCHITECTURES.get(model_type or "")
     if roles is None:
         raise TargetError(
-            f"target_modules: nothing is known of the roles in a model of type {model_type!r}"
+            f"{field}: nothing is known of the roles in a model of type {model_type!r}"
             f"{did_you_mean(model_type, ARCHITECTURES) if model_type else ''} Name the modules, or use 'all-linear'"
         )
     if role not in roles:
-        raise TargetError(f"target_modules: no role {role!r} in {model_type}{did_you_mean(role, roles)} Roles: {', '.join(ROLES)}")
+        raise TargetError(f"{field}: no role {role!r} in {model_type}{did_you_mean(role, roles)} Roles: {', '.join(ROLES)}")
     return roles[role]
 
 
 def _is_one_of(name: str, suffixes: Iterable[str]) -> bool:
-    return any(name == s or name.endswith(f".{s}") or f".{s}." in f".{name}." for s in suffixes)
+    return any(is_suffix(s, name) or f".{s}." in f".{name}." for s in suffixes)
 
 
 def _without(chosen: list[str], modules: Modules, excluded: str | list[str] | None, field: str) -> list[str]:

@@ -18,12 +18,14 @@ from tqdm.auto import tqdm
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig, pattern_value
 from adapterkit.errors import CapabilityError, StateError, TargetError, did_you_mean
+from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
 from adapterkit.targets import match_subset, match_targets, matching, modules_of, suffixes
+from adapterkit.tokens import make_token_rows
 
 
 class Tuner(nn.Module):
@@ -36,6 +38,9 @@ class Tuner(nn.Module):
         self.configs: dict[str, PeftConfig] = {}
         self.layers: dict[str, AdaptedLayer] = {}
         self.copies: dict[str, CopiedLayer] = {}
+        self.merge_errors: dict[str, float] = {}
+        """By layer: the largest absolute difference between the weight that the last merge stored and the exact one."""
+
         self._modules_by_name: dict[str, nn.Module] | None = None
         self._adopt()
 
@@ -108,8 +113,11 @@ class Tuner(nn.Module):
             adapters = self._make(name, config, chosen, **options)
         saved = self._modules_to_save(config)
         biases = self._biases(config, list(adapters))
+        tokens = make_token_rows(self.model, self.names, config)
         for target, adapter in adapters.items():
             self._layer(target).adapters[name] = adapter
+        for target, rows in tokens.items():
+            self._layer(target).tokens[name] = _placed(rows, rows.layer, half=not autocast_adapter_dtype)
         for target in biases:
             layer = self._layer(target)
             layer.biases[name] = BiasAdapter(layer.view)
@@ -133,11 +141,13 @@ class Tuner(nn.Module):
 
     def _honoured(self, config: LayerConfig, chosen: Sequence[str]) -> LayerConfig:
         """The config with every field that names targets narrowed to what it matched."""
-        changes = {"target_modules": suffixes(chosen, self.names)}
-        for field in config.subset_fields:
-            found = match_subset(self.names, config, field, chosen=chosen, model_type=model_type(self.model))
-            changes[field] = suffixes(found, self.names)
-        return config.model_copy(update=changes)
+        names = {field: suffixes(found, self.names) for field, found in self._subsets(config, chosen).items()}
+        targets = {*suffixes(chosen, self.names), *(name for found in names.values() for name in found)}
+        return config.model_copy(update={**names, "target_modules": sorted(targets)})
+
+    def _subsets(self, config: LayerConfig, chosen: Sequence[str]) -> dict[str, list[str]]:
+        family = model_type(self.model)
+        return {f: match_subset(self.names, config, f, chosen=chosen, model_type=family) for f in config.subset_fields}
 
     def _make(
         self, name: str, config: LayerConfig, chosen: Sequence[str], *, half: bool, meta: bool
@@ -220,10 +230,10 @@ class Tuner(nn.Module):
         self.require(name)
         if any(name in layer.merged_adapters for layer in self.layers.values()):
             raise StateError(f"adapter {name!r} is merged: unmerge it before deleting it")
-        for target in [t for t, layer in self.layers.items() if name in layer.adapters or name in layer.biases]:
+        for target in [t for t, layer in self.layers.items() if name in layer.names()]:
             layer = self.layers[target]
             layer.remove(name)
-            if not layer.adapters and not layer.biases:
+            if not layer.names():
                 self._put(target, self.layers.pop(target).base_layer)
         for target in [t for t, copied in self.copies.items() if name in copied.modules_to_save]:
             copied = self.copies[target]
@@ -260,10 +270,9 @@ class Tuner(nn.Module):
     def parts(self, name: str) -> Iterator[tuple[str, nn.Module]]:
         """The modules that belong to adapter ``name``, each with the name of the layer it is at."""
         for target, layer in self.layers.items():
-            if name in layer.adapters:
-                yield target, layer.adapters[name]
-            if name in layer.biases:
-                yield target, layer.biases[name]
+            for slot in layer.slots:
+                if name in slot:
+                    yield target, slot[name]
         for target, copied in self.copies.items():
             if name in copied.modules_to_save:
                 yield target, copied.modules_to_save[name]
@@ -283,40 +292,58 @@ class Tuner(nn.Module):
         return tuple(dict.fromkeys(n for layer in self.layers.values() for n in layer.merged_adapters))
 
     def merge(
-        self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False, progress: bool = False
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        keep: bool = True,
+        safe: bool = False,
+        requantise: bool = False,
+        progress: bool = False,
     ) -> None:
         """Fold adapters into the base's weights, all layers or none; see `AdaptedLayer.merge`."""
         names = self.selection.active if names is None else tuple(names)
         self.require(*names)
         if self.merged_adapters:
             raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
-        done = []
+        errors: dict[str, float] = {}
         try:
-            for layer in tqdm(self.layers.values(), desc="merging", disable=not progress):
-                layer.merge(names, keep=True, safe=safe)
-                done.append(layer)
+            for name, layer in tqdm(self.layers.items(), desc="merging", disable=not progress):
+                errors[name] = layer.merge(names, safe=safe, requantise=requantise)
         except BaseException:
-            for layer in done:
-                layer.unmerge()
+            for name in errors:
+                self.layers[name].unmerge()
             raise
+        self._tie_again()
+        self.merge_errors = {name: error for name, error in errors.items() if self.layers[name].merged}
         if not keep:
-            for layer in done:
-                layer._frozen = {}
+            storage.leave_dense(self.model, [name for name in errors if self.layers[name].exchanged])
+            for layer in self.layers.values():
+                layer.forget_frozen()
+
+    def _tie_again(self) -> None:
+        """Let merged weights that were one parameter, and still have one value, be one parameter."""
+        first: dict[int, AdaptedLayer] = {}
+        for layer in self.layers.values():
+            frozen = layer._frozen.get("weight")
+            if frozen is None or (other := first.setdefault(id(frozen), layer)) is layer:
+                continue
+            own, tied = layer.base_layer._parameters, other.base_layer._parameters
+            if torch.equal(own["weight"], tied["weight"]):  # type: ignore[arg-type]
+                own["weight"] = tied["weight"]
 
     def unmerge(self) -> None:
         """Put the frozen weights back, bit for bit."""
         for layer in self.layers.values():
             layer.unmerge()
 
-    def unload(
-        self, *, merge: bool, names: Sequence[str] | None = None, safe: bool = False, progress: bool = False
-    ) -> nn.Module:
-        """The plain base model again, with the adapters folded in or without them. This tuner is empty afterwards."""
+    def unload(self, *, merge: bool, names: Sequence[str] | None = None, **options: bool) -> nn.Module:
+        """The plain base model again, with the adapters folded in or without them; options are `merge`'s. This tuner is
+        empty afterwards."""
         chosen = self.selection.active if names is None else tuple(names)
         if merge:
             if self.merged_adapters:
                 self.unmerge()
-            self.merge(chosen, keep=False, safe=safe, progress=progress)
+            self.merge(chosen, keep=False, **options)
         else:
             self.unmerge()
         for target, layer in self.layers.items():

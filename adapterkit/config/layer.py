@@ -23,11 +23,27 @@ class LayerConfig(PeftConfig):
         None, description="Modules to leave alone, as a list of name suffixes or one regular expression."
     )
 
-    pattern_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that map name patterns to values; each pattern must match a target."""
+    pattern_fields: ClassVar[Mapping[str, str]] = {}
+    """Fields that map name patterns to values, and the field whose value they replace; each pattern must match a
+    target."""
+
+    subset_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Fields that name some of the targets, as `target_modules` names modules, and the roles that null means."""
 
     default_roles: ClassVar[tuple[str, ...]] = ("query", "value")
     """The roles that ``target_modules=None`` means, for architectures named in `adapterkit.architectures`."""
+
+    def at(self, module_name: str) -> Self:
+        found = {field: pattern_value(getattr(self, key) or {}, module_name) for key, field in self.pattern_fields.items()}
+        changes = {field: value for field, value in found.items() if value is not None}
+        for key in self.subset_fields:
+            changes[key] = [name for name in getattr(self, key) if is_suffix(name, module_name)]
+        return self.model_copy(update=changes) if changes else self
+
+
+def is_suffix(suffix: str, name: str) -> bool:
+    """Whether a module's name is ``suffix``, or ends with it after a dot."""
+    return name == suffix or name.endswith(f".{suffix}")
 
 
 def pattern_value(patterns: Mapping[str, Any], name: str) -> Any:
@@ -43,6 +59,11 @@ def _as_indices(value: Any) -> Any:
 
 
 Indices = Annotated[int | list[int], BeforeValidator(_as_indices)]
+
+
+Token = Annotated[int, Field(ge=0)]
+TokenIndices = Annotated[list[Token] | dict[str, list[Token]], BeforeValidator(_as_indices)]
+"""Trained tokens: a list for the input embedding, or a list for each of some layers, by name or name suffix."""
 
 
 class IndexedLayerConfig(LayerConfig):

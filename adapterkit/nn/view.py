@@ -37,6 +37,15 @@ class LayerView:
         return weight.T if self.transposed else weight
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of `weight`, without reading it."""
+        if self.kind == "embedding":
+            return self.in_features, self.out_features
+        if self.kind == "conv":
+            return self.out_features, self.in_features // self.layer.groups, *self.layer.kernel_size
+        return self.out_features, self.in_features
+
+    @property
     def bias(self) -> Tensor | None:
         bias = getattr(self.layer, "bias", None)
         return bias.detach() if isinstance(bias, Tensor) else None
@@ -64,10 +73,22 @@ class LayerView:
         """The layer's own operation with another weight and no bias: stride, padding, dilation and groups are kept,
         unless ``groups`` says otherwise."""
         if self.kind == "embedding":
-            return F.embedding(x, weight, self.layer.padding_idx)
+            return self.scaled(F.embedding(x, weight, self.layer.padding_idx))
         if self.kind == "conv":
             return _convolve(self.layer, x, weight, self.layer.groups if groups is None else groups)
         return F.linear(x, weight)
+
+    @property
+    def output_scale(self) -> Tensor | float:
+        """What an embedding multiplies the rows by that it looks up: 1 but for some families' (Gemma's, BART's)."""
+        return getattr(self.layer, "embed_scale", 1.0) if self.kind == "embedding" else 1.0
+
+    def scaled(self, y: Tensor) -> Tensor:
+        """Rows that were looked up, as the layer gives them."""
+        scale = self.output_scale
+        if isinstance(scale, Tensor):
+            return y * scale.to(y.dtype)
+        return y if scale == 1 else y * scale
 
     def pointwise(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A convolution of kernel size 1 in the layer's number of dimensions and groups."""

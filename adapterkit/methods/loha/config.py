@@ -1,0 +1,19 @@
+"""Settings of LoHa."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from adapterkit.config.base import Choice
+from adapterkit.config.factored import FactoredLayerConfig
+
+
+class LoHaConfig(FactoredLayerConfig):
+    """LoHa, or FedPara (Hyeon-Woo et al., 2021), https://arxiv.org/abs/2108.06098: two low-rank products, multiplied."""
+
+    adapter: ClassVar[str] = "adapterkit.methods.loha.adapter:LoHaAdapter"
+
+    peft_type: Annotated[Literal["LOHA"], Choice] = Field("LOHA", description="Name of the method.")
+    init_weights: bool = Field(True, description="Start as the base model; false draws every factor, for tests.")
