@@ -7,7 +7,6 @@ it is named after.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.nn.selection import BASE, Routes
 from adapterkit.registry import resolve, tasks
+from adapterkit.status import TunerLayerStatus, TunerModelStatus, count_parameters, get_layer_status, get_model_status
 from adapterkit.tuner import Tuner
 
 
@@ -44,6 +44,15 @@ class PeftModel(nn.Module):
 
     fill: ClassVar[Mapping[str, int]] = {"attention_mask": 1, "token_type_ids": 0}
     """With what value each keyword input grows when virtual tokens are put before it."""
+
+    shifted: ClassVar[tuple[str, ...]] = ()
+    """Keyword inputs that count columns, and move when virtual tokens are put before them."""
+
+    trimmed: ClassVar[tuple[str, ...]] = ()
+    """Outputs with a column for every input's, whose columns of virtual tokens are left out."""
+
+    pooled_by: ClassVar[tuple[str, ...]] = ()
+    """Modules that make one vector of the first column, which has to be a real one, or a prompt's, in every row."""
 
     base_model: Tuner
 
@@ -107,16 +116,50 @@ class PeftModel(nn.Module):
         """The base model itself, with adapted layers in place."""
         return self.base_model.model
 
+    def get_prompt(self, batch_size: int, task_ids: torch.Tensor | None = None) -> Any:
+        """The active adapter's virtual tokens for a batch: ``(batch_size, tokens, dim)``, or a filled cache.
+
+        Raises:
+            CapabilityError: the method has no virtual tokens.
+        """
+        return self._prompts().get_prompt(self, batch_size, task_ids)
+
+    def get_prompt_embedding_to_save(self, adapter_name: str) -> torch.Tensor:
+        """The table of an adapter's virtual tokens ``(tokens, width)``, as it stands in a file; on the CPU."""
+        return self._prompts().table_of(self, adapter_name)  # type: ignore[no-any-return]
+
+    @property
+    def prompt_tokens(self) -> dict[str, torch.Tensor]:
+        """The numbers of the rows of every prompt's table, by adapter name."""
+        return self._prompts().token_numbers(self)  # type: ignore[no-any-return]
+
+    @property
+    def word_embeddings(self) -> nn.Module:
+        """The module that embeds the base model's input."""
+        return self.get_base_model().get_input_embeddings()  # type: ignore[operator, no-any-return]
+
+    @property
+    def transformer_backbone_name(self) -> str:
+        """Name of the base model's backbone; empty if the base model is one itself."""
+        return self._prompts().backbone_name(self.get_base_model())  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _prompts() -> Any:
+        from adapterkit import prompts
+
+        return prompts
+
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """The numbers of trainable and of all parameters; a 4-bit parameter counts for the numbers it stores."""
-        trainable = total = 0
-        for parameter in self.parameters():
-            count = parameter.numel()
-            if type(parameter).__name__ == "Params4bit":
-                count *= 2 * parameter.element_size()
-            total += count
-            trainable += count if parameter.requires_grad else 0
-        return trainable, total
+        return count_parameters(self)
+
+    def get_layer_status(self) -> list[TunerLayerStatus]:
+        """The state of every adapted layer; see `adapterkit.status`."""
+        return get_layer_status(self)
+
+    def get_model_status(self) -> TunerModelStatus:
+        """The state of all adapters; see `adapterkit.status`."""
+        return get_model_status(self)
 
     def print_trainable_parameters(self) -> None:
         """Print ``trainable params: 294,912 || all params: 109,777,152 || trainable%: 0.2686``."""
@@ -132,7 +175,7 @@ class PeftModel(nn.Module):
         low_cpu_mem_usage: bool = False,
         autocast_adapter_dtype: bool = True,
     ) -> None:
-        """Make a further adapter. It is not activated, and no other changes.
+        """Make a further adapter. It is neither activated nor trained before `set_adapter`, and no other changes.
 
         Raises:
             StateError: the name is taken, or the method differs from the others' (see `PeftMixedModel`).
@@ -143,10 +186,12 @@ class PeftModel(nn.Module):
         options = {"low_cpu_mem_usage": low_cpu_mem_usage, "autocast_adapter_dtype": autocast_adapter_dtype}
         prompt = None
         if config.is_prompt_learning:
-            config, prompt = self._make_prompt(config, adapter_name)
+            config, prompt = self._make_prompt(config, adapter_name, empty=low_cpu_mem_usage)
         config = self.base_model.add(adapter_name, config, **options)
         if prompt is not None:
             self.prompt_encoder[adapter_name] = prompt.requires_grad_(not config.inference_mode)
+        if len(self.peft_config) > 1:
+            self.set_requires_grad(adapter_name, False)
 
     def _check_method(self, config: PeftConfig) -> None:
         others = {other.peft_type for other in self.peft_config.values()}
@@ -166,13 +211,12 @@ class PeftModel(nn.Module):
             update={"task_type": config.task_type or self.task_type, "modules_to_save": saved or None}
         )
 
-    def _make_prompt(self, config: PeftConfig, name: str) -> tuple[PeftConfig, PromptAdapter]:
-        from adapterkit.prompts import make_prompt, with_sizes
-
+    def _make_prompt(self, config: PeftConfig, name: str, *, empty: bool) -> tuple[PeftConfig, PromptAdapter]:
+        prompts = self._prompts()
         if not isinstance(config, PromptConfig):
             raise CapabilityError(f"{config.peft_type} is no prompt method")
-        config = with_sizes(config, self.get_base_model(), self.task_type)
-        return config, make_prompt(config, self.get_base_model(), name)
+        config = prompts.with_sizes(config, self.get_base_model(), self.task_type)
+        return config, prompts.make_prompt(config, self.get_base_model(), name, empty=empty)
 
     def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
         """Use this adapter alone from now on, and train it; those that were active before are frozen.
@@ -236,15 +280,14 @@ class PeftModel(nn.Module):
         prompt = self._active_prompt()
         if prompt is None:
             return self.base_model(*args, **kwargs)
-        from adapterkit.prompts import call_with_prompt
-
-        return call_with_prompt(self, prompt, args, kwargs)
+        return self._prompts().call_with_prompt(self, prompt, args, kwargs)
 
     def _active_prompt(self) -> PromptAdapter | None:
         selection = self.base_model.selection
         if not selection.enabled or not len(self.prompt_encoder):
             return None
-        return next((self.prompt_encoder[n] for n in selection.active if n in self.prompt_encoder), None)  # type: ignore
+        names = selection.active if selection.routes is None else selection.routes.rows
+        return next((self.prompt_encoder[n] for n in names if n in self.prompt_encoder), None)  # type: ignore
 
     def _routes(self, names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Routes | None:
         if names is None:
@@ -265,25 +308,38 @@ class PeftModel(nn.Module):
         try:
             if prompt is None:
                 return self.get_base_model().generate(*args, **kwargs)  # type: ignore[operator]
-            from adapterkit.prompts import generate_with_prompt
-
-            return generate_with_prompt(self, prompt, args, kwargs)
+            return self._prompts().generate_with_prompt(self, prompt, args, kwargs)
         finally:
             selection.routes = None
 
     # -- merging ------------------------------------------------------------------------------------------------------
 
-    def merge_adapter(self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False) -> None:
-        """Fold adapters into the base's weights, in place; `unmerge_adapter` puts the weights back bit for bit."""
+    def merge_adapter(
+        self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False, *, requantise: bool = False
+    ) -> None:
+        """Fold adapters into the base's weights, in place; `unmerge_adapter` puts the weights back bit for bit.
+
+        Args:
+            adapter_names: which adapters; None takes the active ones.
+            safe_merge: refuse weights that are not finite, and change nothing then.
+            requantise: keep quantised layers quantised. Otherwise they become plain layers, in full precision.
+
+        ``base_model.merge_errors`` has, by layer, the largest difference between the weight stored and the exact one.
+        """
         self._refuse_prompts("merge")
-        self.base_model.merge(adapter_names, safe=safe_merge)
+        self.base_model.merge(adapter_names, safe=safe_merge, requantise=requantise)
 
     def unmerge_adapter(self) -> None:
         """Undo `merge_adapter` exactly."""
         self.base_model.unmerge()
 
     def merge_and_unload(
-        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: Sequence[str] | None = None
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: Sequence[str] | None = None,
+        *,
+        requantise: bool = False,
     ) -> nn.Module:
         """The plain base model with the adapters folded into its weights.
 
@@ -291,9 +347,11 @@ class PeftModel(nn.Module):
             progressbar: show the layers going by.
             safe_merge: refuse weights that are not finite, and change nothing then.
             adapter_names: which adapters; None takes the active ones.
+            requantise: as for `merge_adapter`.
         """
         self._refuse_prompts("merge_and_unload")
-        return self.base_model.unload(merge=True, names=adapter_names, safe=safe_merge, progress=progressbar)
+        options = {"safe": safe_merge, "progress": progressbar, "requantise": requantise}
+        return self.base_model.unload(merge=True, names=adapter_names, **options)
 
     def unload(self) -> nn.Module:
         """The plain base model, without the adapters."""
@@ -402,8 +460,10 @@ class PeftModel(nn.Module):
         """Give adapter ``name`` its tensors, and its mode: dropout is for adapters that are trained."""
         mismatched = reading.ignore_mismatched_sizes
         result = checkpoint.set_peft_model_state_dict(self, state, name, mismatched, strict=reading.strict)
+        trained = not self.peft_config[name].inference_mode
+        self.set_requires_grad(name, trained)
         for _, part in checkpoint.parts_of(self, name).values():
-            part.train(not self.peft_config[name].inference_mode)
+            part.train(trained)
         return result
 
     @classmethod
@@ -458,13 +518,3 @@ def wrapper_for(config: PeftConfig) -> type[PeftModel]:
     if config.task_type is None:
         return PeftModel
     return resolve(tasks[config.task_type.lower()].wrapper)  # type: ignore[no-any-return]
-
-
-def keyword_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a model's forward by name."""
-    bound = inspect.signature(model.forward).bind_partial(*args, **kwargs)
-    inputs = dict(bound.arguments)
-    for name, parameter in inspect.signature(model.forward).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            inputs.update(inputs.pop(name, {}))
-    return inputs

@@ -2,15 +2,15 @@
 
 An adapter wraps one frozen call and may change what goes in and what comes out. A layer method implements
 `LayerAdapter.adapt_input` or `LayerAdapter.adapt_output`, or says the same on the weight (`WeightAdapter`); a prompt
-method implements the two verbs around the whole model (`PromptAdapter`). Merging, mixing, per-row routing, disabling,
-quantised bases and saving follow from these.
+method says its virtual tokens and where in the whole model they go (`PromptAdapter`). Merging, mixing, per-row routing,
+disabling, quantised bases and saving follow from these.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 class Adapter(nn.Module):
     """What layer and prompt adapters share: their tensors, as they stand in a file."""
+
+    prefix: ClassVar[str] = ""
+    """What stands between the layer's name and the tensors' in a file."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by the name that follows the layer's in the file."""
@@ -115,26 +118,62 @@ class WeightAdapter(LayerAdapter, ABC):
         return y + self.layer.apply(x, self.adapt_weight(weight) - weight)
 
 
-class PromptAdapter(Adapter, ABC):
-    """One adapter's change to a whole model's keyword inputs and outputs."""
+class PromptAdapter(Adapter):
+    """One adapter's virtual tokens, put around a whole model.
+
+    The tokens are the rows of a table. While it is trained, a network may make the table; files have the table only,
+    and loading one puts it in the network's place. Masks, positions, labels, routing by row and generation follow from
+    `place`.
+    """
+
+    place: ClassVar[Literal["embeddings", "cache"]] = "embeddings"
+    """Where the tokens go: before the input's embeddings (``width`` is the embedding's), or into the keys and values
+    of every layer (``width`` is ``layers * 2 * heads * head_dim``, the key before the value)."""
+
+    conditional: ClassVar[bool] = False
+    """Whether the tokens depend on the keyword input ``task_ids``, one integer for every row."""
+
+    in_decoder: ClassVar[bool] = False
+    """Whether an encoder-decoder model's decoder is given the second half of the table."""
+
+    embedding: nn.Embedding  # (tokens, width), or what the network starts from
 
     def __init__(self, config: Any, model: nn.Module) -> None:
         """Read what is needed off ``config``, whose sizes are filled in, and create the parameters."""
         super().__init__()
+        self.num_virtual_tokens: int = config.num_virtual_tokens
 
-    @abstractmethod
-    def adapt_input(self, inputs: dict[str, Any], model: nn.Module, task: Any) -> dict[str, Any]:
-        """The keyword inputs of the model's forward to the same, with virtual tokens in place.
+    def table(self) -> Tensor:
+        """The tokens ``(tokens, width)``; ``tokens`` is `num_virtual_tokens`, once for each half that has some."""
+        return self.embedding.weight
 
-        Args:
-            inputs: what the model's ``forward`` was called with; ``input_ids`` is ``(rows, columns)``.
-            model: the base model.
-            task: says in ``fill`` with what value each input grows.
-        """
+    def tokens(self, rows: int, task_ids: Tensor | None = None) -> Tensor:
+        """The tokens of every row, ``(rows, tokens, width)``; ``task_ids`` is ``(rows,)`` if `conditional`."""
+        return self.table().expand(rows, -1, -1)
 
-    def adapt_output(self, outputs: Any) -> Any:
-        """The model's outputs to the same."""
-        return outputs
+    def tensors(self) -> dict[str, Tensor]:
+        training = self.training
+        self.eval()  # a network's dropout has no place in a file
+        with torch.no_grad():
+            table = self.table().detach()
+        self.train(training)
+        own = {name: p.detach() for name, p in self._parameters.items() if p is not None}
+        return {"prompt_embeddings": table, **own}
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        self._drop_network()
+        names = {"prompt_embeddings": "embedding.weight"}
+        super().load_tensors({names.get(name, name): tensor for name, tensor in tensors.items()})
+
+    def _drop_network(self) -> None:
+        networks = [name for name, child in self.named_children() if child is not self.embedding]
+        if not networks:
+            return
+        trained = self.embedding.weight.requires_grad
+        self.embedding = nn.Embedding.from_pretrained(self.tensors()["prompt_embeddings"], freeze=not trained)
+        for name in networks:
+            setattr(self, name, None)
 
 
 def wrap(chain: Sequence[LayerAdapter], base: Callable[[Any], Any], x: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -14,13 +14,12 @@ class PrefixTuningConfig(PromptConfig):
     """Prefix tuning (Li and Liang, 2021), https://arxiv.org/abs/2101.00190: learnt keys and values in every layer."""
 
     adapter: ClassVar[str] = "adapterkit.methods.prefix_tuning.adapter:PrefixTuningAdapter"
-    inert: ClassVar[dict[str, Any]] = {}
 
     peft_type: Annotated[Literal["PREFIX_TUNING"], Choice] = Field("PREFIX_TUNING", description="Name of the method.")
     prefix_projection: bool = Field(
         False, description="Train the prefix through a two-layer network, which is dropped when saving."
     )
-    encoder_hidden_size: PositiveInt | None = Field(
-        None, description="Width of that network; null takes token_dim."
+    encoder_hidden_size: PositiveInt | None = Field(None, description="Width of that network; null takes token_dim.")
+    init_weights: Annotated[Literal["zero"] | None, Choice] = Field(
+        None, description="'zero' starts with keys and values of zero; null draws normal values."
     )
-    init_weights: str | None = Field(None, description="'zero' starts as the base model; null draws normal values.")

@@ -1,7 +1,8 @@
-"""The wrapper for CAUSAL_LM."""
+"""The wrapper of causal language models."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 from adapterkit.model import PeftModel
@@ -9,7 +10,11 @@ from adapterkit.model import PeftModel
 
 @final
 class PeftModelForCausalLM(PeftModel):
-    """A model with adapters for CAUSAL_LM."""
+    """A causal language model with adapters.
+
+    With virtual tokens among the embeddings, ``labels`` grow by -100 and ``logits`` by the virtual tokens' columns, as
+    in PEFT. ``generate`` returns real tokens only.
+    """
 
     task_type: ClassVar[str | None] = "CAUSAL_LM"
-    heads: ClassVar[tuple[str, ...]] = ()
+    fill: ClassVar[Mapping[str, int]] = {"attention_mask": 1, "token_type_ids": 0, "labels": -100}

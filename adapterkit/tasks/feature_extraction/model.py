@@ -1,4 +1,4 @@
-"""The wrapper for FEATURE_EXTRACTION."""
+"""The wrapper of models that give embeddings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from adapterkit.model import PeftModel
 
 @final
 class PeftModelForFeatureExtraction(PeftModel):
-    """A model with adapters for FEATURE_EXTRACTION."""
+    """A model without a head, with adapters.
+
+    ``last_hidden_state`` has one column for each column of the input, virtual tokens or not, so that it can be pooled
+    under the input's mask.
+    """
 
     task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
-    heads: ClassVar[tuple[str, ...]] = ()
+    trimmed: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
+    pooled_by: ClassVar[tuple[str, ...]] = ("pooler",)

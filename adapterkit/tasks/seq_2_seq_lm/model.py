@@ -1,4 +1,4 @@
-"""The wrapper for SEQ_2_SEQ_LM."""
+"""The wrapper of encoder-decoder language models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from adapterkit.model import PeftModel
 
 @final
 class PeftModelForSeq2SeqLM(PeftModel):
-    """A model with adapters for SEQ_2_SEQ_LM."""
+    """An encoder-decoder language model with adapters.
+
+    Virtual tokens stand before the encoder's embeddings, or in the decoder's key-value cache; a method may put tokens
+    of their own before the decoder's embeddings, too, and then ``labels`` grow by -100 and ``logits`` with them.
+    """
 
     task_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
-    heads: ClassVar[tuple[str, ...]] = ()

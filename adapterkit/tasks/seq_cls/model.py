@@ -1,4 +1,4 @@
-"""The wrapper for SEQ_CLS."""
+"""The wrapper of sequence classifiers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from adapterkit.model import PeftModel
 
 @final
 class PeftModelForSequenceClassification(PeftModel):
-    """A model with adapters for SEQ_CLS."""
+    """A sequence classifier with adapters; its head is trained and saved beside them.
+
+    A model that classifies by its first column classifies by the first virtual token, where there is one among the
+    embeddings, as in PEFT.
+    """
 
     task_type: ClassVar[str | None] = "SEQ_CLS"
-    heads: ClassVar[tuple[str, ...]] = ("classifier","score")
+    heads: ClassVar[tuple[str, ...]] = ("classifier", "score")
+    pooled_by: ClassVar[tuple[str, ...]] = ("classifier",)

@@ -1,0 +1,289 @@
+"""Prompts around a whole model: their sizes, their making, and calling and generating with them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, StaticCache
+
+from adapterkit.config.prompt import PromptConfig
+from adapterkit.errors import CapabilityError, ConfigError
+from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.tuner import _seeded
+from adapterkit.virtual_tokens import (
+    Inputs,
+    Sizes,
+    VirtualTokens,
+    empty_cache,
+    filled,
+    gather,
+    into_cache,
+    into_decoder,
+    into_embeddings,
+    is_encoder_decoder,
+    length_of,
+    parameters_of,
+)
+
+if TYPE_CHECKING:
+    from adapterkit.model import PeftModel
+
+SIZE_NAMES: Mapping[str, tuple[str, ...]] = {
+    "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),
+    "token_dim": ("hidden_size", "n_embd", "d_model"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+}
+"""What the sizes are called in the configurations of models."""
+
+
+def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) -> PromptConfig:
+    """The config with every size filled in that it left to the base model.
+
+    For tokens in the cache, heads are the key-value heads and ``token_dim`` is their joint width.
+
+    Raises:
+        ConfigError: the model does not say a size; names it.
+    """
+    held = getattr(model, "config", None)
+    text = held.get_text_config() if hasattr(held, "get_text_config") else held
+    sizes: dict[str, Any] = {}
+    for field, names in SIZE_NAMES.items():
+        found = (getattr(text, name, None) for name in names)
+        sizes[field] = getattr(config, field) or next((size for size in found if size is not None), None)
+    missing = [field for field, size in sizes.items() if size is None]
+    if missing:
+        raise ConfigError(f"{config.peft_type}: {type(model).__name__} does not say {', '.join(missing)}: set them")
+    if config.adapter_class().place == "cache":
+        sizes.update(_cache_sizes(config, text, sizes))
+    if "encoder_hidden_size" in type(config).model_fields:
+        sizes["encoder_hidden_size"] = getattr(config, "encoder_hidden_size", None) or sizes["token_dim"]
+    halves = 2 if (config.task_type or task_type) == "SEQ_2_SEQ_LM" else 1
+    sizes["num_transformer_submodules"] = config.num_transformer_submodules or halves
+    return config.model_copy(update=sizes)
+
+
+def _cache_sizes(config: PromptConfig, text: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The number of key-value heads and their joint width, unless the config states them."""
+    if config.token_dim and config.num_attention_heads:
+        return {}
+    heads = getattr(text, "num_key_value_heads", None) or sizes["num_attention_heads"]
+    width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None)
+    width = width or sizes["token_dim"] // sizes["num_attention_heads"]
+    return {"num_attention_heads": heads, "token_dim": heads * width}
+
+
+def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: bool = False) -> PromptAdapter:
+    """A prompt adapter on the model's device, in float32 unless the model is in float64.
+
+    Args:
+        config: with every size filled in.
+        model: the base model.
+        name: the adapter's name, which its random start depends on, and on nothing else but the seed.
+        empty: leave the values undefined, to be filled by loading.
+    """
+    implementation = config.adapter_class()
+    first = next(model.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    dtype = torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
+    on_meta = empty or device.type == "meta"
+    with torch.device("meta") if on_meta else _seeded(f"{torch.initial_seed()}/{name}/prompt"):
+        prompt: PromptAdapter = implementation(config, model)
+    if empty and device.type != "meta":
+        return prompt.to(dtype).to_empty(device=device)
+    return prompt.to(device=device, dtype=dtype)
+
+
+def get_prompt(peft_model: PeftModel, batch_size: int, task_ids: Tensor | None = None) -> Tensor | Cache:
+    """The active adapter's virtual tokens: embeddings ``(batch_size, tokens, dim)``, or a cache that holds them."""
+    prompt = _prompt_of(peft_model, peft_model.active_adapter)
+    tokens = gather(peft_model.prompt_encoder, peft_model.active_adapters, None, batch_size, task_ids)
+    if prompt.place == "embeddings":
+        return tokens.values.flatten(1, 2)
+    model = peft_model.get_base_model()
+    return filled(empty_cache(model), tokens, model, _sizes_of(peft_model))
+
+
+def table_of(peft_model: PeftModel, name: str) -> Tensor:
+    """An adapter's table ``(tokens, width)``, as it stands in a file; on the CPU."""
+    return _prompt_of(peft_model, name).tensors()["prompt_embeddings"].cpu()
+
+
+def token_numbers(peft_model: PeftModel) -> dict[str, Tensor]:
+    """The numbers of the virtual tokens of every adapter, ``(tokens,)``, those of a decoder's half included."""
+    configs: Mapping[str, Any] = peft_model.peft_config
+    counts = {
+        n: configs[n].num_virtual_tokens * configs[n].num_transformer_submodules for n in peft_model.prompt_encoder
+    }
+    return {name: torch.arange(count) for name, count in counts.items()}
+
+
+def backbone_name(model: Any) -> str:
+    """Name of the attribute that holds a model's backbone; empty if the model is one itself."""
+    name: str = getattr(model, "base_model_prefix", "")
+    return name if name and getattr(model, name, model) is not model else ""
+
+
+def _prompt_of(peft_model: PeftModel, name: str) -> PromptAdapter:
+    peft_model.base_model.require(name)
+    if name not in peft_model.prompt_encoder:
+        raise CapabilityError(f"{peft_model.peft_config[name].peft_type} has no virtual tokens")
+    return peft_model.prompt_encoder[name]  # type: ignore[return-value]
+
+
+def call_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tuple[Any, ...], kwargs: Inputs) -> Any:
+    """The base model's forward with virtual tokens in place.
+
+    Raises:
+        CapabilityError: the model or the task cannot take the tokens; nothing is left out silently.
+    """
+    model = peft_model.get_base_model()
+    task_ids = _task_ids(prompt, kwargs)
+    inputs = keyword_inputs(model, args, kwargs)
+    inputs, tokens = with_tokens(peft_model, prompt, inputs, task_ids)
+    return_dict = inputs.get("return_dict")
+    if prompt.place == "cache":
+        before = length_of(inputs["past_key_values"])
+        outputs = peft_model.base_model(**inputs)
+        _check_used(model, inputs["past_key_values"], before)
+        return outputs
+    trimmed = peft_model.trimmed if not length_of(inputs.get("past_key_values")) else ()
+    if not trimmed:
+        return peft_model.base_model(**inputs)
+    outputs = peft_model.base_model(**{**inputs, "return_dict": True})
+    for key in trimmed:
+        outputs[key] = outputs[key][:, tokens.columns :]
+    return outputs.to_tuple() if return_dict is False else outputs
+
+
+def _task_ids(prompt: PromptAdapter, kwargs: Inputs) -> Tensor | None:
+    """``task_ids``, taken out of the inputs: they are the prompt's, not the model's."""
+    task_ids = kwargs.pop("task_ids", None)
+    if (task_ids is None) == prompt.conditional:
+        needs = "needs task_ids, one for every row" if prompt.conditional else "takes no task_ids"
+        raise CapabilityError(f"{type(prompt).__name__} {needs}")
+    return task_ids  # type: ignore[no-any-return]
+
+
+def with_tokens(
+    peft_model: PeftModel, prompt: PromptAdapter, inputs: Inputs, task_ids: Tensor | None
+) -> tuple[Inputs, VirtualTokens]:
+    """The keyword inputs of a model's forward with the virtual tokens of the selected adapters, and these tokens."""
+    model, selection = peft_model.get_base_model(), peft_model.base_model.selection
+    rows = next(len(v) for k, v in inputs.items() if k.endswith(("input_ids", "inputs_embeds")) and v is not None)
+    if task_ids is not None:
+        task_ids = task_ids.repeat_interleave(rows // len(task_ids))
+    tokens = gather(peft_model.prompt_encoder, selection.active, selection.routes, rows, task_ids)
+    if prompt.place == "cache":
+        _require(model, "past_key_values")
+        return into_cache(inputs, tokens, model, _sizes_of(peft_model)), tokens
+    _require(model, "inputs_embeds")
+    if tokens.mask is not None:
+        _check_pooling(peft_model)
+    if not is_encoder_decoder(model) or inputs.get("encoder_outputs") is None:
+        inputs = into_embeddings(inputs, tokens, model, fill=peft_model.fill, shifted=peft_model.shifted)
+    if prompt.in_decoder and tokens.values.shape[1] == 2:
+        inputs = into_decoder(inputs, tokens, model)
+    return inputs, tokens
+
+
+def _sizes_of(peft_model: PeftModel) -> Sizes:
+    config: Any = next(iter(peft_model.peft_config.values()))
+    return Sizes(config.num_layers, config.num_attention_heads, config.num_transformer_submodules)
+
+
+def _require(model: nn.Module, name: str) -> None:
+    if name not in parameters_of(model):
+        raise CapabilityError(f"{type(model).__name__} takes no {name}, which the prompt has to go into")
+
+
+def _check_pooling(peft_model: PeftModel) -> None:
+    """Rows with fewer virtual tokens than others begin with padding, which must not be what a model reads."""
+    names = {name.rpartition(".")[2] for name in peft_model.base_model.names}
+    for name in names & set(peft_model.pooled_by):
+        raise CapabilityError(
+            f"adapter_names: the {name} of {type(peft_model.get_base_model()).__name__} reads the first column, so the "
+            "rows of one batch must all have prompts of the same number of virtual tokens"
+        )
+
+
+def _check_used(model: nn.Module, cache: Cache, before: int) -> None:
+    """A cache that has not grown was not looked at."""
+    if length_of(cache) > before:
+        return
+    checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    why = "gradient checkpointing drops the cache: disable it" if checkpointing else "its layers use no cache"
+    raise CapabilityError(f"{type(model).__name__} left out the prefix in its key-value cache: {why}")
+
+
+def generate_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tuple[Any, ...], kwargs: Inputs) -> Any:
+    """The base model's ``generate`` with virtual tokens in place, with any cache and search it offers.
+
+    The tokens are no part of the sequences: not of those returned, nor of those that processors and criteria see.
+    """
+    model: Any = peft_model.get_base_model()
+    task_ids = _task_ids(prompt, kwargs)
+    tokens_in_encoder = is_encoder_decoder(model) and prompt.place == "embeddings"
+    if tokens_in_encoder:
+        if args:
+            kwargs, args = {**kwargs, model.main_input_name: args[0]}, args[1:]
+        if kwargs.pop("inputs", None) is not None or kwargs.get("encoder_outputs") is not None:
+            raise CapabilityError("generate with a prompt in the encoder needs input_ids or inputs_embeds")
+        kwargs, _ = with_tokens(peft_model, prompt, kwargs, task_ids)
+
+    def place(inputs: Inputs) -> Inputs:
+        return with_tokens(peft_model, prompt, inputs, task_ids)[0]
+
+    if tokens_in_encoder and not prompt.in_decoder:
+        return model.generate(*args, **kwargs)
+    with _placing(model, place, longest=max(p.num_virtual_tokens for p in peft_model.prompt_encoder.values())):
+        return model.generate(*args, **kwargs)
+
+
+@contextmanager
+def _placing(model: Any, place: Callable[[Inputs], Inputs], *, longest: int) -> Iterator[None]:
+    """Inside the block, every step of the model's ``generate`` has its inputs changed by ``place``."""
+    prepare = model.prepare_inputs_for_generation
+
+    @wraps(prepare)
+    def prepare_with_tokens(input_ids: Tensor, *args: Any, **kwargs: Any) -> Inputs:
+        cache = kwargs.pop("past_key_values", None)
+        if kwargs.get("use_cache") is False:
+            cache = None  # what the last step left behind: this one is given all columns again
+        if kwargs.get("is_first_iteration") and length_of(cache) and kwargs.get("next_sequence_length") is not None:
+            kwargs["next_sequence_length"] += longest  # the cache given to generate holds them, the sequence does not
+        # Without the cache in sight no mask of four dimensions is made, which would have to be undone.
+        inputs = prepare(input_ids, *args, **kwargs)
+        if cache is not None:
+            inputs["past_key_values"] = _roomy(cache, model, longest)
+        return place(inputs)
+
+    model.prepare_inputs_for_generation = prepare_with_tokens
+    try:
+        yield
+    finally:
+        del model.prepare_inputs_for_generation
+
+
+def _roomy(cache: Cache, model: Any, columns: int) -> Cache:
+    """A cache that has room for the virtual tokens, too, where generate has made one of a fixed size."""
+    if not isinstance(cache, StaticCache) or length_of(cache) or getattr(cache, "_is_user_defined", False):
+        return cache
+    return StaticCache(
+        config=model.config.get_text_config(decoder=True), max_cache_len=cache.get_max_length() + columns
+    )
+
+
+def keyword_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+    """The inputs of a model's forward by name."""
+    parameters = inspect.signature(model.forward).parameters
+    inputs = dict(inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments)
+    for name, parameter in parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            inputs.update(inputs.pop(name, {}))
+    return inputs
