@@ -44,7 +44,7 @@ def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
     tuner.require(name)
     found: dict[str, tuple[str, nn.Module]] = {}
     for target, part in tuner.parts(name):
-        stem = f"{target}."
+        stem = f"{target}.{part.prefix}" if isinstance(part, Adapter) else f"{target}."
         if isinstance(part, BiasAdapter) and name in tuner.layers[target].adapters:
             stem += "base_layer."
         found[stem] = (target, part)
@@ -63,7 +63,7 @@ def tuner_of(model: nn.Module) -> Tuner:
         return held
     tuner = Tuner(model)
     for layer in tuner.layers.values():
-        tuner.configs.update(dict.fromkeys([*layer.adapters, *layer.biases], None))  # type: ignore[arg-type]
+        tuner.configs.update(dict.fromkeys(layer.names(), None))  # type: ignore[arg-type]
     for copied in tuner.copies.values():
         tuner.configs.update(dict.fromkeys(copied.modules_to_save, None))  # type: ignore[arg-type]
     return tuner
@@ -161,7 +161,9 @@ def _targets_embeddings(tuner: Tuner, name: str) -> bool:
     config = tuner.configs.get(name)
     if config is None or config.trains_tokens:
         return False
-    return any(name in layer.adapters and target.rpartition(".")[2] in EMBEDDINGS for target, layer in tuner.layers.items())
+    return any(
+        name in layer.adapters and target.rpartition(".")[2] in EMBEDDINGS for target, layer in tuner.layers.items()
+    )
 
 
 def _was_resized(tuner: Tuner, name: str) -> bool:
@@ -215,12 +217,14 @@ def set_peft_model_state_dict(
 
 
 def _plain(key: str, expected: Iterable[str]) -> str:
-    """A file's key without its prefix. (PEFT repeats biases of whole-saved modules under the wrapper's own names.)"""
+    """A file's key without its prefix, and without the names of PEFT's own wrappers around a layer."""
     key = key.replace(".modules_to_save.", ".")
     for prefix in (PREFIX, HEAD_PREFIX):
         if key.startswith(prefix) and key not in expected:
-            return key.removeprefix(prefix)
-    return key
+            key = key.removeprefix(prefix)
+            break
+    bare = key.replace(".base_layer.", ".")
+    return bare if bare in expected and key not in expected else key
 
 
 def _embedding_keys(model: nn.Module) -> list[str]:

@@ -86,7 +86,9 @@ def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, 
     try:
         return Path(hf_hub_download(str(model_id), filename, subfolder=subfolder, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{model_id!s} is no directory, and {filename} was not found there on the Hub: {error}") from error
+        raise CheckpointError(
+            f"{model_id!s} is no directory, and {filename} was not found there on the Hub: {error}"
+        ) from error
 
 
 def cached(model_id: str | Path, filename: str) -> Path | None:

@@ -34,7 +34,9 @@ class PeftMixedModel(PeftModel):
     @override
     def _check_method(self, config: PeftConfig) -> None:
         if config.is_prompt_learning:
-            raise CapabilityError(f"{config.peft_type} adapts a whole model's inputs; a mixed model mixes layer methods")
+            raise CapabilityError(
+                f"{config.peft_type} adapts a whole model's inputs; a mixed model mixes layer methods"
+            )
 
     @property
     @override

@@ -66,7 +66,9 @@ class Reading:
             if value and name in _REFUSED:
                 raise CapabilityError(f"{name}={value!r} is not possible: {_REFUSED[name]}")
             if name not in known and name not in _REFUSED:
-                raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)} Options: {', '.join(sorted(known))}")
+                raise TypeError(
+                    f"unknown option {name!r}{did_you_mean(name, known)} Options: {', '.join(sorted(known))}"
+                )
         return cls(
             strict=strict,
             ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes")),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from adapterkit.errors import CapabilityError, StateError
+from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.selection import Routes, Selection
 from adapterkit.nn.view import LayerView
@@ -21,16 +22,32 @@ class AdaptedLayer(nn.Module):
     def __init__(self, base_layer: nn.Module, selection: Selection) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.adapters = nn.ModuleDict()
-        self.biases = nn.ModuleDict()  # trained copies of the layer's own bias, by adapter name
+        self.tokens = nn.ModuleDict()  # trained rows of an embedding, by adapter name
+        self.adapters = nn.ModuleDict()  # the methods' own
+        self.biases = nn.ModuleDict()  # trained copies of the layer's own bias
         self.selection = selection
         self.view = LayerView(base_layer)
         self.merged_adapters: tuple[str, ...] = ()
         self._frozen: dict[str, Any] = {}  # the base layer's own parameters, kept while merged
+        self._quantised: list[nn.Module] = []  # the base layer itself where it is quantised, kept while merged
+
+    @property
+    def slots(self) -> tuple[nn.ModuleDict, ...]:
+        """What an adapter may have here, innermost first; each by adapter name."""
+        return self.tokens, self.adapters, self.biases
+
+    def names(self) -> list[str]:
+        """The adapters that have something here."""
+        return list(dict.fromkeys(name for slot in self.slots for name in slot))
 
     @property
     def merged(self) -> bool:
         return bool(self.merged_adapters)
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether a plain layer stands in the place of a quantised one that was merged into."""
+        return bool(self._quantised) and not storage.is_quantised(self.base_layer)
 
     def __getattr__(self, name: str) -> Any:
         """Foreign code reads ``weight``, ``in_features``, ... off the layer it knows."""
@@ -48,6 +65,8 @@ class AdaptedLayer(nn.Module):
                 raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
             if selection.enabled:
                 return self.base_layer(x, *args, **kwargs)
+            if self._quantised:
+                return self._quantised[0](x, *args, **kwargs)
             return functional_call(self.base_layer, self._frozen, (x, *args), kwargs)
         layer: Any = self._modules["base_layer"]
         if not selection.enabled:
@@ -66,19 +85,14 @@ class AdaptedLayer(nn.Module):
         return wrap(chain, base, x) if chain else layer(x, *args, **kwargs)
 
     def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
-        """The adapters of ``names`` that are here, in that order; each with its bias."""
-        adapters, biases = self._modules["adapters"]._modules, self._modules["biases"]._modules  # type: ignore[union-attr]
-        chain: list[Any] = []
-        for name in names:
-            if name in adapters:
-                chain.append(adapters[name])
-            if name in biases:
-                chain.append(biases[name])
-        return chain
+        """What the adapters of ``names`` have here, in that order, and for each in the order of `slots`."""
+        modules: Any = self._modules
+        slots = [held for slot in ("tokens", "adapters", "biases") if (held := modules[slot]._modules)]
+        return [slot[name] for name in names for slot in slots if name in slot]
 
     def remove(self, name: str) -> None:
         """Forget adapter ``name``."""
-        for held in (self.adapters, self.biases):
+        for held in self.slots:
             if name in held:
                 del held[name]
 
@@ -96,13 +110,21 @@ class AdaptedLayer(nn.Module):
         return y
 
     @torch.no_grad()
-    def merge(self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False) -> None:
+    def merge(
+        self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False, requantise: bool = False
+    ) -> float:
         """Fold adapters into the base layer's weight and bias.
+
+        A quantised layer is replaced by a plain one in full precision.
 
         Args:
             names: which adapters, innermost first; None takes the active ones.
             keep: keep the frozen parameters, so that `unmerge` can put them back.
             safe: refuse a result that is not finite.
+            requantise: store the merged weight of a quantised layer in the same way as its own.
+
+        Returns:
+            the largest absolute difference between the weight that is stored now and the exact one.
 
         Raises:
             StateError: adapters are merged already, or the result is not finite; nothing has changed then.
@@ -112,36 +134,56 @@ class AdaptedLayer(nn.Module):
             raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
         names = [n for n in (self.selection.active if names is None else names) if self.chain((n,))]
         if not names:
-            return
+            return 0.0
         weight, bias = merged_parameters(self.chain(names), self.view)
         if safe and not all(t.isfinite().all() for t in (weight, bias) if t is not None):
             raise StateError(f"merging adapters {names} would give values that are not finite; nothing was changed")
-        frozen = self._replace(weight, bias)
-        self._frozen = frozen if keep else {}
+        if storage.is_quantised(self.base_layer):
+            self._exchange(weight, bias, requantise=requantise)
+        else:
+            self._replace(weight, bias)
         self.merged_adapters = tuple(names)
+        if not keep:
+            self.forget_frozen()
+        stored = LayerView(self.base_layer).weight
+        return 0.0 if stored.dtype == weight.dtype and not requantise else float((stored - weight).abs().max())
 
-    def _replace(self, weight: Tensor, bias: Tensor | None) -> dict[str, Any]:
-        """Give the base layer new parameters, and the old ones back to the caller. New objects, so that a tied
-        weight elsewhere keeps its values."""
+    def _replace(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Give the base layer new parameters, and keep the old ones. New objects, so that a tied weight elsewhere
+        keeps its values."""
         own: dict[str, Any] = self.base_layer._parameters
-        frozen = {name: p for name, p in own.items() if p is not None and name in ("weight", "bias")}
+        self._frozen = {name: p for name, p in own.items() if p is not None and name in ("weight", "bias")}
         if self.view.transposed:
             weight = weight.T
         own["weight"] = nn.Parameter(weight.to(own["weight"].dtype).contiguous(), requires_grad=False)
         if bias is not None:
             own["bias"] = nn.Parameter(bias.to(own["bias"].dtype), requires_grad=False)
-        return frozen
+
+    def _exchange(self, weight: Tensor, bias: Tensor | None, *, requantise: bool) -> None:
+        """Put another layer in the place of a quantised one, which is kept."""
+        make = storage.requantised if requantise else storage.dense
+        merged = make(self.base_layer, weight, bias)
+        self._quantised, self.base_layer = [self.base_layer], merged
 
     def unmerge(self) -> None:
         """Bit for bit: the frozen parameters were kept, not recomputed."""
+        if self._quantised:
+            self.base_layer = self._quantised[0]
         self.base_layer._parameters.update(self._frozen)
-        self._frozen, self.merged_adapters = {}, ()
+        self.forget_frozen()
+        self.merged_adapters = ()
+
+    def forget_frozen(self) -> None:
+        """Give up what was kept for `unmerge`."""
+        self._frozen, self._quantised = {}, []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
         """`.to()`, `.half()` and the like reach the parameters that are kept while merged, too."""
         super()._apply(fn, recurse)
         with torch.no_grad():
             self._frozen = {n: nn.Parameter(fn(p), requires_grad=False) for n, p in self._frozen.items()}
+            for layer in self._quantised:
+                layer._apply(fn)
         return self
 
 
@@ -193,7 +235,7 @@ def _probed(
         return y if bias is None else y + bias
 
     if view.kind == "embedding":
-        return wrap(chain, affine, view.probe()), None
+        return wrap(chain, affine, view.probe()) / view.output_scale, None
     probe = view.probe().to(weight.dtype)
     origin = wrap(chain, affine, torch.zeros_like(probe[:1]))
     adds_bias = bias is not None or bool(origin.any())

@@ -6,10 +6,13 @@ dequantised; any other linear layer is read off by running it on the identity.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from adapterkit.errors import CapabilityError
 
 
 def is_linear(layer: nn.Module) -> bool:
@@ -25,25 +28,53 @@ def is_quantised(layer: nn.Module) -> bool:
     return type(weight.data) is not Tensor or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
 
 
+def backend(layer: nn.Module) -> str | None:
+    """What quantised the weight: ``"bnb 4bit"``, ``"bnb 8bit"``, ``"torchao"``, else the layer's class; None if nothing."""
+    if not is_quantised(layer):
+        return None
+    weight = getattr(layer, "weight", None)
+    name = {"Params4bit": "bnb 4bit", "Int8Params": "bnb 8bit"}.get(type(weight).__name__)
+    if name is None and type(weight).__module__.startswith("torchao"):
+        return "torchao"
+    return name or type(layer).__name__
+
+
+def numel(parameter: Tensor) -> int:
+    """How many numbers a parameter stands for; 4-bit weights are stored several to an element."""
+    count = parameter.numel()
+    if type(parameter).__name__ == "Params4bit":
+        storage: Any = getattr(parameter, "quant_storage", torch.uint8)
+        return count * 2 * int(storage.itemsize)
+    return count
+
+
+def keeps_types(parameter: Tensor) -> bool:
+    """Whether a parameter's type is part of how it is quantised, so that casting it would spoil it."""
+    return type(parameter).__name__ in ("Params4bit", "Int8Params") or type(parameter).__module__.startswith("torchao")
+
+
 def read(layer: Any) -> Tensor:
     """The weight as floating-point numbers, in the orientation the layer's class uses."""
     weight = getattr(layer, "weight", None)
     if not is_quantised(layer):
         return weight.detach()  # type: ignore[union-attr]
-    if hasattr(weight, "quant_state") or hasattr(weight, "CB"):
-        return _bitsandbytes(weight)
+    if hasattr(weight, "quant_state") or hasattr(weight, "SCB"):
+        return _bitsandbytes(layer)
     if isinstance(weight, Tensor) and hasattr(weight, "dequantize"):
         return weight.detach().dequantize()
     return _by_identity(layer)
 
 
-def _bitsandbytes(weight: Any) -> Tensor:
+def _bitsandbytes(layer: Any) -> Tensor:
     from bitsandbytes import functional
 
+    weight = layer.weight
     if getattr(weight, "quant_state", None) is not None:
         return functional.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
-    if getattr(weight, "SCB", None) is not None:
-        return functional.int8_vectorwise_dequant(weight.CB, weight.SCB)  # type: ignore[no-any-return]
+    state = getattr(layer, "state", None)  # the first forward moves the 8-bit weight's scales there
+    scales = getattr(weight, "SCB", None) if getattr(weight, "SCB", None) is not None else getattr(state, "SCB", None)
+    if scales is not None:
+        return functional.int8_vectorwise_dequant(weight.data, scales)  # type: ignore[no-any-return]
     return weight.detach()  # type: ignore[no-any-return]
 
 
@@ -54,3 +85,82 @@ def _by_identity(layer: Any) -> Tensor:
     device = tensors[0].device if tensors else torch.device("cpu")
     probe = torch.eye(layer.in_features, device=device)
     return (layer(probe) - layer(torch.zeros_like(probe[:1]))).T.float()
+
+
+def dense(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A plain layer in the place of a quantised one, in the type that its weight is read in.
+
+    Args:
+        layer: the quantised layer.
+        weight: ``(out_features, in_features)``.
+        bias: ``(out_features,)`` or None.
+    """
+    kind = read(layer).dtype
+    plain = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
+    plain.weight = nn.Parameter(weight.to(kind), requires_grad=False)
+    if bias is not None:
+        plain.bias = nn.Parameter(bias.to(kind), requires_grad=False)
+    return plain.train(layer.training)
+
+
+def requantised(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A layer that stores another weight in the same way.
+
+    Args:
+        layer: the quantised layer, by bitsandbytes.
+        weight: ``(out_features, in_features)``.
+        bias: ``(out_features,)`` or None.
+
+    Raises:
+        CapabilityError: how the layer quantises is not known.
+    """
+    name = backend(layer)
+    if name not in ("bnb 4bit", "bnb 8bit"):
+        raise CapabilityError(f"{name} weights cannot be quantised anew here: merge into full precision, then quantise")
+    fresh = _like_4bit(layer, weight) if name == "bnb 4bit" else _like_8bit(layer, weight)
+    if bias is not None:
+        fresh.bias = nn.Parameter(bias.to(layer.bias.dtype), requires_grad=False)
+    return fresh.to(weight.device).train(layer.training)
+
+
+def _like_4bit(layer: Any, weight: Tensor) -> Any:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    old = layer.weight
+    fresh = Linear4bit(layer.in_features, layer.out_features, layer.bias is not None, layer.compute_dtype, device="meta")
+    options = {"blocksize": old.blocksize, "quant_type": old.quant_type, "quant_storage": old.quant_storage}
+    nested = bool(old.quant_state.nested)
+    fresh.weight = Params4bit(
+        weight.to(old.quant_state.dtype), requires_grad=False, compress_statistics=nested, module=fresh, **options
+    )
+    return fresh
+
+
+def _like_8bit(layer: Any, weight: Tensor) -> Any:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    threshold = layer.state.threshold
+    fresh = Linear8bitLt(
+        layer.in_features, layer.out_features, layer.bias is not None, has_fp16_weights=False, threshold=threshold,
+        device="meta",
+    )  # fmt: skip
+    fresh.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    return fresh
+
+
+def leave_dense(model: Any, names: Sequence[str]) -> None:
+    """Say in a model's own configuration that these modules are not quantised any more, so that it can be saved and
+    loaded. Where nothing is quantised any more, the model is no longer said to be quantised."""
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    if config is None:
+        return
+    if not any(is_quantised(module) for module in model.modules() if hasattr(module, "weight")):
+        del model.config.quantization_config
+        model.is_quantized = False
+        for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer", "quantization_method"):
+            if flag in model.__dict__:
+                delattr(model, flag)
+        return
+    for field in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if hasattr(config, field):
+            setattr(config, field, list(dict.fromkeys([*(getattr(config, field) or ()), *names])))
