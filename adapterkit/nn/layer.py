@@ -87,7 +87,7 @@ class AdaptedLayer(nn.Module):
     def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
         """What the adapters of ``names`` have here, in that order, and for each in the order of `slots`."""
         modules: Any = self._modules
-        slots = [held for slot in ("tokens", "adapters", "biases") if (held := modules[slot]._modules)]
+        slots = [modules[slot]._modules for slot in ("tokens", "adapters", "biases")]
         return [slot[name] for name in names for slot in slots if name in slot]
 
     def remove(self, name: str) -> None:
