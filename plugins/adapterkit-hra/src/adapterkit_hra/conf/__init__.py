@@ -1,0 +1,1 @@
+"""Presets of this plugin, found by adapterkit through the entry point group adapterkit.conf."""
