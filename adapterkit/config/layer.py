@@ -34,8 +34,11 @@ class LayerConfig(PeftConfig):
     """The roles that ``target_modules=None`` means, for architectures named in `adapterkit.architectures`."""
 
     def at(self, module_name: str) -> Self:
-        found = {field: pattern_value(getattr(self, key) or {}, module_name) for key, field in self.pattern_fields.items()}
-        changes = {field: value for field, value in found.items() if value is not None}
+        changes: dict[str, Any] = {}
+        for key, field in self.pattern_fields.items():
+            value = pattern_value(getattr(self, key) or {}, module_name)
+            if value is not None:
+                changes[field] = value
         for key in self.subset_fields:
             changes[key] = [name for name in getattr(self, key) if is_suffix(name, module_name)]
         return self.model_copy(update=changes) if changes else self

@@ -144,7 +144,7 @@ class LoraAdapter(LayerAdapter):
     def _product(self, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         """``B A x + bias`` in the layer's own operation."""
         if self.layer.kind == "embedding":
-            return F.embedding(x, a.T, self.layer.layer.padding_idx) @ b.T
+            return self.layer.scaled(F.embedding(x, a.T, self.layer.layer.padding_idx) @ b.T)
         if self.casts_factors:
             a, b, bias = a.to(x.dtype), b.to(x.dtype), None if bias is None else bias.to(x.dtype)
         else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from adapterkit.config.base import Choice, PositiveNumber
-from adapterkit.config.layer import IndexedLayerConfig
+from adapterkit.config.layer import IndexedLayerConfig, TokenIndices
 
 Init = Literal["gaussian", "olora", "pissa", "orthogonal"]
 
@@ -45,6 +45,11 @@ class LoraConfig(IndexedLayerConfig):
     )
     alpha_pattern: dict[str, PositiveNumber] = Field(
         default_factory=dict, description="Other alphas for some modules: {name suffix or regex: alpha}."
+    )
+    trainable_token_indices: TokenIndices | None = Field(
+        None,
+        description="Tokens whose embeddings are trained beside the adapter: a list for the input embedding, which tied "
+        "output layers follow, or {layer name: list}.",
     )
     compute_dtype: Literal["input", "adapter"] = Field(
         "input",
