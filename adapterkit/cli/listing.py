@@ -50,8 +50,8 @@ def _state(plugin: Plugin, rivals: Sequence[Plugin]) -> State:
 
 
 def summary(loaded: type[Any]) -> str:
-    """The first line of a config class's docstring, up to a colon."""
-    return (inspect.getdoc(loaded) or "").partition("\n")[0].partition(": ")[0]
+    """The first line of a config class's docstring, up to an equation."""
+    return (inspect.getdoc(loaded) or "").partition("\n")[0].partition(": ``")[0]
 
 
 def plugins(arguments: Sequence[str]) -> int:

@@ -60,8 +60,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _completion(argv: Sequence[str]) -> Arguments:
-    """A query of the shell: passed on as it is, with a line that Hydra can compose."""
-    os.environ["COMP_LINE"] = completion_line(os.environ.get("COMP_LINE", ""))
+    """A query of the shell, passed on as it is."""
     return Arguments(flags=[a for a in argv if a.startswith("-")], overrides=[a for a in argv if a[:1] != "-"])
 
 
@@ -82,18 +81,21 @@ def _call_hydra(arguments: Arguments) -> int:
 def _process_state(argv: list[str]) -> Iterator[None]:
     """Set what Hydra reads from the process, and put back what it changes: arguments, environment, logging.
 
-    `FULL_ERROR` makes Hydra raise errors instead of printing them itself.
+    `FULL_ERROR` makes Hydra raise errors instead of printing them itself; ``COMP_LINE`` is what the shell wants
+    completed, in a form that can be composed.
     """
-    old_argv, old_full = sys.argv, os.environ.get(FULL_ERROR)
+    old_argv, old_environment = sys.argv, dict(os.environ)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    sys.argv, os.environ[FULL_ERROR] = argv, "1"
+    sys.argv = argv
+    os.environ |= {FULL_ERROR: "1", "COMP_LINE": completion_line(old_environment.get("COMP_LINE", ""))}
     try:
         yield
     finally:
         sys.argv = old_argv
-        if old_full is None:
-            os.environ.pop(FULL_ERROR, None)
+        for name in (FULL_ERROR, "COMP_LINE"):
+            os.environ.pop(name, None)
+            os.environ |= {name: old_environment[name]} if name in old_environment else {}
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers[:] = handlers

@@ -175,4 +175,4 @@ def forced(line: str) -> str:
 
 def completion_line(line: str) -> str:
     """A line to complete (``COMP_LINE``) whose finished words can be composed: no plus before our groups."""
-    return re.sub(rf"(?<=\s)\+(?=({'|'.join(GROUPS)})=)", "", line)
+    return re.sub(rf"(?<=\s)\+(?=({'|'.join(GROUPS)})=\S*\s)", "", line)

@@ -24,9 +24,22 @@ def node_from_model(model: type[BaseModel], *, exclude: frozenset[str] = frozens
     return node
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """A copy of a composed config without Hydra's own node; interpolations stay as they are."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A composed config without Hydra's own node as plain data; `MISSING` where nothing has a value.
+
+    Raises:
+        omegaconf.errors.OmegaConfBaseException: an interpolation cannot be resolved.
+    """
+    data: dict[str, Any] = {}
+    for key in (str(key) for key in config if key != "hydra"):
+        if OmegaConf.is_missing(config, key):
+            data[key] = MISSING
+        elif OmegaConf.is_interpolation(config, key) and not resolve:
+            data[key] = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[call-overload, index]
+        else:
+            value = config[key]
+            data[key] = OmegaConf.to_container(value, resolve=resolve) if OmegaConf.is_config(value) else value
+    return data
 
 
 def _escape(value: Any) -> Any:

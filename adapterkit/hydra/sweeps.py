@@ -7,8 +7,11 @@ the other axes are set in copies of it. A thousand trials take two seconds this 
 from __future__ import annotations
 
 import copy
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException
@@ -18,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from adapterkit.errors import ConfigError
 from adapterkit.hydra.arguments import forced
 from adapterkit.hydra.diagnosis import compact, culprit_of, explain_error
-from adapterkit.hydra.nodes import without_hydra
+from adapterkit.hydra.nodes import plain
 from adapterkit.hydra.private import Composer, apply_overrides, given
 from adapterkit.hydra.problems import Problem
-from adapterkit.hydra.validation import check
+from adapterkit.hydra.validation import check, check_data
 from adapterkit.sweep.check import LIMIT, Verdict, grid
 
 Axes = dict[str, list[str]]
@@ -61,23 +64,58 @@ def _trials(
         told = explain_error(error, culprit_of(error, fixed), composer).headline
         yield from ((trial, [told]) for trial in grid(free, limit=limit))
         return
-    task = without_hydra(shape)
     parsed = {line: override for values in free.values() for line, override in _parsed(values, composer)}
+    problems_with = _quick(shape) if _is_plain([*parsed.values()], shape) else partial(_thorough, shape)
     for trial in grid(free, limit=limit):
-        yield trial, _problems(task, [parsed[value] for value in trial])
+        yield trial, problems_with([parsed[value] for value in trial])
 
 
 def _parsed(values: Sequence[str], composer: Composer) -> Iterator[tuple[str, Override]]:
     return zip(values, composer.parse(values), strict=True)
 
 
-def _problems(task: DictConfig, values: Sequence[Override]) -> list[str]:
-    config = copy.deepcopy(task)
+def _thorough(shape: DictConfig, values: Sequence[Override]) -> list[str]:
+    """What is wrong with one trial, its values set by Hydra and its interpolations resolved: 20 ms."""
+    config = copy.deepcopy(shape)
     try:
         apply_overrides(config, values)
     except (CompactHydraException, OmegaConfBaseException) as error:
         return [compact(error)]
     return [problem.headline for problem in check(config)[1]]
+
+
+def _is_plain(values: Sequence[Override], shape: DictConfig) -> bool:
+    """Whether setting ``values`` is no more than setting them: nothing is interpolated, indexed or deleted."""
+    return "${" not in json.dumps(
+        [plain(shape, resolve=False), *(str(v.input_line) for v in values)], default=str
+    ) and not any(value.is_delete() or "[" in value.key_or_group for value in values)
+
+
+def _quick(shape: DictConfig) -> Callable[[Sequence[Override]], list[str]]:
+    """The same for values that need nobody's help: 1 ms."""
+    template = json.dumps(plain(shape), default=str)
+
+    def problems_with(values: Sequence[Override]) -> list[str]:
+        data = json.loads(template)
+        for value in values:
+            put(data, value.key_or_group.split("."), value.value())
+        return [problem.headline for problem in check_data(data)[1]]
+
+    return problems_with
+
+
+def put(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a nested value; a dictionary is merged into one that is there, as OmegaConf does."""
+    *sections, last = keys
+    for section in sections:
+        if not isinstance(data.get(section), dict):
+            data[section] = {}
+        data = data[section]
+    if isinstance(value, dict) and isinstance(data.get(last), dict):
+        for key, part in value.items():
+            put(data[last], [str(key)], part)
+    else:
+        data[last] = value
 
 
 def unify_params(master: DictConfig) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from adapterkit.config.run import RunConfig, run_config
 from adapterkit.errors import ConfigError
 from adapterkit.hydra.explain import NONE_HINT, Where, dotted, explain, required
-from adapterkit.hydra.nodes import without_hydra
+from adapterkit.hydra.nodes import MISSING, plain
 from adapterkit.hydra.problems import ConfigProblems, Problem
 from adapterkit.hydra.source import DISCRIMINATOR
 from adapterkit.registry import KINDS
@@ -49,43 +49,40 @@ def check(
         known: kinds (``"method"``) whose absence was told already.
     """
     try:
-        data, missing = _plain(config)
+        data = plain(config)
     except OmegaConfBaseException as error:
         return None, [Problem(error.full_key or "", _first_line(error), where(error.full_key or ""))]
+    return check_data(data, where, known=known)
+
+
+def check_data(
+    data: dict[str, Any], where: Where = nowhere, *, known: Collection[str] = ()
+) -> tuple[RunConfig | None, list[Problem]]:
+    """The same for plain data, which is changed: what has no value is dropped from it."""
+    problems = [Problem(path, required(path), where(path)) for path in _drop_missing(data)]
     classes: dict[str, Any] = {}
-    problems = [Problem(path, required(path), where(path)) for path in missing]
     for kind in KINDS:
         classes[kind], problem = _chosen(data, kind, where)
         if problem and kind not in known:
             problems.append(problem)
-    schema = run_config(cast(Any, classes["method"]), cast(Any, classes["task"]))
     problems += _misspelt_nulls(data, where)
+    schema = run_config(classes["method"], classes["task"])
     try:
         result = schema.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         told = {problem.place for problem in problems}
-        problems += [problem for problem in explain(error, schema, where) if problem.place not in told]
-        return None, problems
+        return None, problems + [problem for problem in explain(error, schema, where) if problem.place not in told]
     return (None, problems) if problems or known else (result, [])
 
 
-def _plain(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Plain data with interpolations resolved, without Hydra's node and without what still is ``???``; and that."""
-    task = without_hydra(config)
-    missing = sorted(OmegaConf.missing_keys(task))
-    data = cast(dict[str, Any], OmegaConf.to_container(task, resolve=True))
-    for path in missing:
-        _drop(data, path)
-    return data, missing
-
-
-def _drop(data: Any, path: str) -> None:
-    """Remove what ``path`` names, so that Pydantic finds it missing."""
-    *sections, last = path.replace("]", "").replace("[", ".").split(".")
-    for section in sections:
-        data = data[int(section)] if isinstance(data, list) else data[section]
-    if isinstance(data, dict):
-        data.pop(last, None)
+def _drop_missing(data: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Remove every key without a value, so that Pydantic finds it missing; their paths."""
+    for key in list(data):
+        if data[key] == MISSING:
+            del data[key]
+            yield dotted((*path, key))
+        elif isinstance(data[key], dict):
+            yield from _drop_missing(data[key], (*path, key))
 
 
 def _chosen(data: dict[str, Any], kind: str, where: Where) -> tuple[Any, Problem | None]:

@@ -53,8 +53,10 @@ def grid(axes: Mapping[str, Sequence[str]], *, limit: int = LIMIT) -> Iterator[t
     if total <= limit:
         yield from itertools.product(*axes.values())
         return
-    for index in sorted(random.Random(0).sample(range(total), limit)):
-        yield _combination(index, list(axes.values()))
+    draw, chosen = random.Random(0), set[int]()
+    while len(chosen) < limit:
+        chosen.add(draw.randrange(total))
+    yield from (_combination(index, list(axes.values())) for index in sorted(chosen))
 
 
 def _combination(index: int, axes: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -64,7 +64,9 @@ def number(value: Any) -> str:
 
 def command(trial: Trial) -> str:
     """The command line that runs a trial again on its own."""
-    return "python -m adapterkit " + " ".join(quoted(override.lstrip("+")) for override in trial.overrides)
+    words = [quoted(override.lstrip("+")) for override in trial.overrides]
+    mode = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in words) else []
+    return " ".join(["python -m adapterkit", *words, *mode])
 
 
 def quoted(override: str) -> str:

@@ -1,0 +1,184 @@
+"""Verbs: answered at once, with everything that is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from adapterkit import __version__
+from adapterkit.cli import VERBS
+from adapterkit.hydra.places import presets
+from adapterkit.registry import KINDS, resolve
+from tests.commandline import LORA, command, in_new_process
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_verbs_and_everything_installed(argv, capsys):
+    told = command(capsys, *argv)
+    assert told.code == 0
+    for word in (*VERBS, *KINDS["method"], *KINDS["task"]):
+        assert word in told.out
+    assert len(told.out.splitlines()) < 40
+
+
+def test_version(capsys):
+    assert command(capsys, "--version").out == f"adapterkit {__version__}\n"
+
+
+def test_an_unknown_verb(capsys):
+    told = command(capsys, "valdate", "a=1")
+    assert told.code == 2
+    assert "no verb 'valdate'; did you mean 'validate'?" in told.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_function_of_its_own(verb):
+    assert callable(resolve(VERBS[verb][0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lists_have_every_plugin(kind, capsys):
+    told = command(capsys, "list", f"{kind}s")
+    assert told.code == 0
+    for name in KINDS[kind]:
+        assert any(line.startswith(name) for line in told.out.splitlines())
+
+
+def test_lists_have_every_preset_and_model(capsys):
+    listed = command(capsys, "list", "presets").out
+    assert all(preset.choice in listed for preset in presets())
+    models = command(capsys, "list", "models").out
+    assert "model=tiny_t5" in models
+    assert "model.name_or_path=builtin:bert" in models
+
+
+def test_list_without_a_word_has_all_of_them(capsys):
+    told = command(capsys, "list").out
+    assert all(f"{word}\n" in told for word in ("methods", "tasks", "models", "presets"))
+
+
+def test_list_of_what_there_is_none(capsys):
+    told = command(capsys, "list", "method")
+    assert told.code == 2
+    assert "did you mean 'methods'" in told.err
+
+
+@pytest.mark.parametrize("name", list(KINDS["method"]))
+def test_show_has_every_field_of_a_method(name, capsys):
+    told = command(capsys, "show", "method", name)
+    assert told.code == 0
+    for field, info in KINDS["method"][name].model_fields.items():
+        assert f"method.{field}=" in told.out
+        assert (info.description or "?").split()[0] in told.out
+    assert told.out == command(capsys, "show", f"method={name}").out
+
+
+def test_show_has_default_type_meaning_paper_package_and_presets(capsys):
+    told = command(capsys, "show", "method", "lora").out
+    assert "  method.r=8\n      int, above 0. Rank of the update." in told
+    assert "https://arxiv.org/abs/2106.09685" in told
+    assert f"adapterkit {__version__}" in told
+    assert "presets: method=dora" in told
+    assert "method.num_virtual_tokens=???" in command(capsys, "show", "method", "prefix_tuning").out
+
+
+def test_show_has_sections_tasks_and_presets(capsys):
+    assert "  trainer.learning_rate=" in command(capsys, "show", "trainer").out
+    assert "  task.name=seq_cls" in command(capsys, "show", "task", "seq_cls").out
+    assert "use_dora: true" in command(capsys, "show", "method", "dora").out
+    assert "presets: model=qlora_4bit" in command(capsys, "show", "model").out
+    assert "  seed=0" in command(capsys, "show", "run").out
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["method", "lroa"], "no method named 'lroa'; did you mean 'lora'?"),
+        (["trianer"], "no section 'trianer'; did you mean 'trainer'?"),
+        (["mehtod", "lora"], "no group 'mehtod'; did you mean 'method'?"),
+        (["a", "b", "c"], "show what?"),
+    ],
+)
+def test_show_of_what_there_is_not(argv, word, capsys):
+    told = command(capsys, "show", *argv)
+    assert told.code == 2
+    assert word in told.err
+
+
+def test_plugins_are_all_well(capsys):
+    told = command(capsys, "plugins", "list")
+    assert told.code == 0
+    assert told.out == command(capsys, "plugins").out == command(capsys, "list", "plugins").out
+    assert "scale_shift" in told.out
+    assert "adapterkit-acme 0.3.1" in told.out
+    assert command(capsys, "plugins", "lits").code == 2
+
+
+def test_validate_starts_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(capsys, "validate", *LORA).out == "ok: method lora, task seq_cls\n"
+    assert command(capsys, "validate", "-m", *LORA, "method.r=1,2,3").out == "ok: 3 trials\n"
+    assert command(capsys, "validate", "experiment=rank_sweep").out == "ok: 9 trials\n"
+    told = command(capsys, "validate", "-m", *LORA, "method.r=1,0")
+    assert told.code == 2
+    assert "1 of 2 trials would fail" in told.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_schema_has_every_plugin_and_refuses_unknown_keys(capsys, tmp_path):
+    whole = json.loads(command(capsys, "schema").out)
+    names = {definition["properties"].get("peft_type", {}).get("const") for definition in whole["$defs"].values()}
+    assert {"LORA", "PREFIX_TUNING", "SCALE_SHIFT"} <= names
+    told = command(capsys, "schema", "--write", str(tmp_path))
+    assert told.code == 0
+    files = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert set(files) == {f"{name}.schema.json" for name in ("run", "experiment", "method", "task")}
+    experiment = files["experiment.schema.json"]
+    assert "required" not in json.dumps(experiment)
+    assert "defaults" in experiment["properties"]
+    rank = experiment["$defs"]["LoraConfig"]["properties"]["r"]
+    assert [branch["type"] for branch in rank["anyOf"]] == ["integer", "string"]
+    assert len(files["method.schema.json"]["anyOf"]) == len(KINDS["method"])
+
+
+@pytest.mark.parametrize("argv", [[], ["list"], ["show", "method", "lora"], ["plugins"]])
+def test_quick_verbs_import_nothing_heavy(argv, tmp_path):
+    code = (
+        "import sys; from adapterkit.cli import main; main(sys.argv[1:]); import time\n"
+        "print('', sorted({'torch', 'transformers', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)), sep='\\n')"
+    )
+    assert in_new_process("-c", code, *argv, cwd=tmp_path).stdout.splitlines()[-1] == "[]"
+
+
+def test_hydra_shows_the_composed_configuration(capsys):
+    told = command(capsys, "--cfg", "job", *LORA, "-p", "method", "method.r=3")
+    assert told.code == 0
+    assert "peft_type: LORA\n" in told.out
+    assert "\nr: 3\n" in told.out
+
+
+def test_hydra_shows_where_nodes_come_from(capsys):
+    told = command(capsys, *LORA, "--info", "defaults")
+    assert told.code == 0
+    assert "method/lora" in told.out
+
+
+def complete(line: str, directory: Path) -> set[str]:
+    """What the shell is offered for ``line``."""
+    argv = ["-m", "adapterkit", "-sc", "query=bash"]
+    return set(in_new_process(*argv, cwd=directory, COMP_LINE=line).stdout.split())
+
+
+def test_completion_offers_groups_options_and_keys(tmp_path):
+    assert {"method=lora", "method=dora", "method=scale_shift"} <= complete("adapterkit method=", tmp_path)
+    assert {"+task=seq_cls"} <= complete("adapterkit +method=lora +task=", tmp_path)
+    assert {"method.r=", "method.lora_alpha="} <= complete("adapterkit +method=lora method.", tmp_path)
+
+
+def test_completion_leaves_the_environment_alone(capsys, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "adapterkit +method=lora method.")
+    assert command(capsys, "-sc", "query=bash").code == 0
+    assert os.environ["COMP_LINE"] == "adapterkit +method=lora method."

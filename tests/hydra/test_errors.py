@@ -1,0 +1,220 @@
+"""Every mistake on a command line is told on one screen, exit code 2, before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adapterkit.errors import CheckFailedError, DataError, TrainingError
+from tests.commandline import LORA, Result, command, in_new_process, stand_in
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "nothing chosen": (["seed=1"], ["no method chosen", "lora", "no task chosen", "seq_cls"]),
+    "no task": (["+method=lora"], ["no task chosen", "seq_cls"]),
+    "unknown method": (
+        ["+method=lroa", "task=seq_cls"],
+        ["no method named 'lroa'", "did you mean 'lora'", "presets: dora"],
+    ),
+    "unknown task": (["+method=lora", "task=seqcls"], ["no task named 'seqcls'", "did you mean 'seq_cls'"]),
+    "unknown preset": ([*LORA, "trainer=fsat"], ["no trainer named 'fsat'", "did you mean 'fast'", "long"]),
+    "unknown experiment": (["experiment=rank"], ["no experiment named 'rank'", "rank_sweep"]),
+    "unknown group": ([*LORA, "+mehtod=lora"], ["mehtod: unknown key", "did you mean 'method'"]),
+    "unknown key of the method": ([*LORA, "method.rnk=4"], ["method.rnk: unknown key", "did you mean 'method.r'"]),
+    "the same with a plus": ([*LORA, "+method.rnk=4"], ["method.rnk: unknown key", "did you mean 'method.r'"]),
+    "unknown key of the trainer": ([*LORA, "trainer.learning_rte=1"], ["did you mean 'trainer.learning_rate'"]),
+    "key of another section": ([*LORA, "method.learning_rate=1"], ["did you mean 'trainer.learning_rate'"]),
+    "unknown key at the top": ([*LORA, "sede=1"], ["sede: unknown key", "did you mean 'seed'", "command line: sede=1"]),
+    "unknown section": ([*LORA, "trian.seed=1"], ["trian: unknown key", "did you mean 'trainer'"]),
+    "bool for int": ([*LORA, "method.r=true"], ["method.r: must be a valid integer (got true, a bool)"]),
+    "word for int": ([*LORA, "method.r=four"], ["method.r: must be a valid integer (got 'four')", "method.r=four"]),
+    "float for int": ([*LORA, "method.r=4.5"], ["method.r", "got 4.5, a float"]),
+    "yes for bool": ([*LORA, "method.use_dora=yes"], ["method.use_dora: must be a valid boolean (got 'yes')"]),
+    "octal for int": ([*LORA, "method.r=010"], ["method.r: must be a valid integer (got '010')"]),
+    "choice": ([*LORA, "method.bias=al"], ["'none', 'all' or 'lora_only'", "did you mean 'all'"]),
+    "out of range": ([*LORA, "method.r=0"], ["method.r: must be greater than 0 (got 0)"]),
+    "across fields": (
+        [*LORA, "method.lora_bias=true", "method.use_dora=true"],
+        ["method: lora_bias and use_dora exclude each other"],
+    ),
+    "missing": (["method=prefix_tuning", "task=seq_cls"], ["method.num_virtual_tokens: required"]),
+    "two methods": (
+        ["+method=lora", "+method=prefix_tuning", "task=seq_cls"],
+        ["given 2 times", "-m method=lora,prefix_tuning"],
+    ),
+    "list of methods": (["+method=[lora,dora]", "task=seq_cls"], ["a run has one method", "-m method=lora,dora"]),
+    "dictionary for a group": ([*LORA, "model={dtype: auto}"], ["takes the name of a preset", "model.dtype=..."]),
+    "repeated key": ([*LORA, "method.r=4", "method.r=8"], ["method.r: given 2 times (method.r=4, method.r=8)"]),
+    "sweep without -m": ([*LORA, "method.r=4,8"], ["method.r: several values (4,8)", "add -m"]),
+    "parentheses": (
+        [*LORA, "method.target_modules=(q|v)_proj"],
+        ["quoting twice", "\"method.target_modules='(q|v)_proj'\""],
+    ),
+    "no equals sign": ([*LORA, "method.r"], ["cannot read 'method.r': expected key=value"]),
+    "None for null": ([*LORA, "model.revision=None"], ["model.revision: the null value is spelled null"]),
+    "None for an int": ([*LORA, "data.max_train_samples=None"], ["the null value is spelled null"]),
+    "digits for text": ([*LORA, "model.revision=12e5678"], ["got Infinity, a float", "quote twice"]),
+    "dots in a pattern": (
+        [*LORA, "method.rank_pattern.model.layers.0=4"],
+        ["method.rank_pattern={model.layers.0:4}"],
+    ),
+    "inside a pattern": ([*LORA, "method.rank_pattern={.*q:4,.*v:no}"], ["method.rank_pattern['.*v']: must be"]),
+    "environment": ([*LORA, "seed=${oc.env:NO_SUCH_VARIABLE}"], ["seed", "NO_SUCH_VARIABLE"]),
+    "Hub id as a preset": ([*LORA, "model=google-bert/bert"], ["model.name_or_path=google-bert/bert"]),
+    "launcher that is not installed": (
+        ["-m", *LORA, "seed=1,2", "hydra/launcher=slurm"],
+        ["pip install 'adapterkit[slurm]'"],
+    ),
+    "config directory": (["--config-dir", "nowhere", *LORA], ["--config-dir nowhere: no such directory"]),
+    "nothing to delete": ([*LORA, "~method.rnk"], ["method.rnk"]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def assert_one_screen(result: Result, words: list[str], directory: Path) -> None:
+    assert result.code == 2, result
+    for word in words:
+        assert word in result.err, result.err
+    assert result.err.startswith("adapterkit: ")
+    assert "Traceback" not in result.err
+    assert len(result.err.splitlines()) <= 24
+    assert max(map(len, result.err.splitlines())) <= 200
+    assert not result.out
+    assert not list(directory.iterdir())
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_on_one_screen(name, capsys, tmp_path):
+    argv, words = MISTAKES[name]
+    assert_one_screen(command(capsys, *argv), words, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in MISTAKES if "-m" not in MISTAKES[name][0]])
+def test_validate_tells_the_same(name, capsys, tmp_path):
+    argv, words = MISTAKES[name]
+    told = command(capsys, "validate", *argv)
+    assert_one_screen(told, words, tmp_path)
+
+
+def test_every_problem_is_told_at_once(capsys, tmp_path):
+    argv = [
+        "+method=lroa",
+        "task=seqcls",
+        "model.dtyp=x",
+        "seed=-1",
+        "data.max_length=(4)",
+        "trainer.optim=a",
+        "trainer.optim=b",
+    ]
+    words = ["6 problems", "lroa", "seqcls", "model.dtyp", "seed: must be greater", "data.max_length", "given 2 times"]
+    assert_one_screen(command(capsys, *argv), words, tmp_path)
+
+
+def test_choices_shared_by_two_problems_are_told_once(capsys):
+    told = command(capsys, *LORA, "method.rnk=4", "method.alfa=4").err
+    assert told.count("keys of method:") == 1
+
+
+def test_a_mistake_in_a_file_is_told_with_its_line(capsys, tmp_path):
+    preset = tmp_path / "mine" / "method" / "wide.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("# mine\ndefaults: [lora, _self_]\n\nr: 16\nrnk: 3\nlora_dropout: 2.0\n")
+    told = command(capsys, "--config-dir", str(tmp_path / "mine"), "+method=wide", "task=seq_cls")
+    assert told.code == 2
+    assert "method.rnk: unknown key; did you mean 'method.r'?" in told.err
+    assert f"set by {preset}:5" in told.err
+    assert f"set by {preset}:6" in told.err
+    assert "lora_dropout: must be less than 1 (got 2.0)" in told.err
+
+
+def test_a_preset_without_defaults_is_told_what_it_lacks(capsys, tmp_path):
+    preset = tmp_path / "mine" / "method" / "bare.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("r: 16\n")
+    told = command(capsys, "--config-dir", str(tmp_path / "mine"), "+method=bare", "task=seq_cls")
+    assert told.code == 2
+    assert "begin the preset with 'defaults: [<method>, _self_]'" in told.err
+
+
+@pytest.mark.parametrize("argv", [[], ["-m", "method.r=4,8"]])
+def test_a_preset_that_hides_an_installed_method_is_refused(argv, capsys, tmp_path):
+    preset = tmp_path / "mine" / "method" / "lora.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("r: 16\n")
+    told = command(capsys, "--config-dir", str(tmp_path / "mine"), *LORA, *argv)
+    assert told.code == 2
+    assert f"{preset} has the name of an installed method" in told.err
+    assert "lora_mine" in told.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TrainingError("the loss is NaN at step 3"), 1),
+        (DataError("no column 'x'"), 2),
+        (CheckFailedError("no move"), 4),
+    ],
+)
+def test_an_error_of_the_run_is_one_screen_with_its_exit_code(error, code, capsys, monkeypatch):
+    def fail(config):
+        raise error
+
+    stand_in(monkeypatch, fail)
+    result = command(capsys, *LORA)
+    assert (result.code, result.err) == (code, f"adapterkit: {error}\n")
+
+
+def test_an_unexpected_error_has_the_traceback_of_the_run_only(capsys, monkeypatch):
+    def fail(config):
+        raise ZeroDivisionError("by hand")
+
+    stand_in(monkeypatch, fail)
+    result = command(capsys, *LORA)
+    assert result.code == 1
+    assert "ZeroDivisionError: by hand" in result.err
+    assert "in fail" in result.err
+    assert "run_job" not in result.err
+
+
+def test_an_interrupted_run_exits_with_130(capsys, monkeypatch):
+    def fail(config):
+        raise KeyboardInterrupt
+
+    stand_in(monkeypatch, fail)
+    assert command(capsys, *LORA).code == 130
+
+
+def test_the_whole_error_is_raised_on_request(monkeypatch):
+    from adapterkit.cli import main
+
+    def fail(config):
+        raise ZeroDivisionError("by hand")
+
+    stand_in(monkeypatch, fail)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ZeroDivisionError, match="by hand"):
+        main(LORA)
+
+
+SPEED = """
+import sys, time
+from adapterkit.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "transformers", "datasets", "matplotlib"} & set(sys.modules)
+print(code, time.process_time(), sorted(heavy), sep=";")
+"""
+BASELINE = "import time, hydra, pydantic, omegaconf; pydantic.BaseModel; print(time.process_time())"
+
+
+@pytest.mark.parametrize(
+    "argv", [[*LORA, "method.rnk=4"], ["+method=lroa", "task=seq_cls"], ["-m", *LORA, "method.r=4,0"]]
+)
+def test_a_mistake_costs_little_and_no_torch(argv, tmp_path):
+    code, seconds, heavy = in_new_process("-c", SPEED, *argv, cwd=tmp_path).stdout.split(";")
+    least = float(in_new_process("-c", BASELINE, cwd=tmp_path).stdout)
+    assert (code, heavy.strip()) == ("2", "[]")
+    assert float(seconds) < 6 * least  # a machine under load slows both down

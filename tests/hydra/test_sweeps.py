@@ -1,0 +1,188 @@
+"""Sweeps from the command line: checked whole, failures kept apart, reported at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapterkit.errors import TrainingError
+from adapterkit.hydra import sweeps
+from adapterkit.hydra.arguments import parse
+from adapterkit.hydra.diagnosis import composer_for
+from adapterkit.hydra.sweeps import judge, unify_params
+from tests.commandline import LORA, command, stand_in
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+COMPOSER = composer_for(parse(LORA))
+SHAPE = COMPOSER.compose(parse(LORA).overrides)
+
+
+def only_sweep(directory: Path) -> Path:
+    (found,) = directory.glob("multirun/*/*")
+    return found
+
+
+def verdict(*argv: str):
+    arguments = parse(["-m", *argv])
+    composer = composer_for(arguments)
+    master = composer.compose(arguments.overrides, sweep=True)
+    unify_params(master)
+    return judge(master, composer)
+
+
+def fails_at(rank: int):
+    def score(config):
+        if config.method.r == rank:
+            raise TrainingError("the loss is NaN at step 3")
+        return config.method.r / 100 + config.method.lora_alpha / 1000
+
+    return score
+
+
+def test_one_bad_trial_starts_nothing(capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch)
+    result = command(capsys, "-m", *LORA, "method.r=4,0,8")
+    assert result.code == 2
+    assert "1 of 3 trials would fail; nothing was started" in result.err
+    assert "method.r: must be greater than 0 (got 0)" in result.err
+    assert "1 trial, the first: method.r=0" in result.err
+    assert not training.configs
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "failing", "total", "words"),
+    [
+        ([*LORA, "method.r=4,8"], 0, 2, []),
+        ([*LORA, "method.r=range(1,5)", "seed=choice(0,1)"], 0, 8, []),
+        (["method=lora,dora", "task=seq_cls", "method.r=4"], 0, 2, []),
+        (["method=lora,prefix_tuning", "task=seq_cls", "method.r=4,8"], 2, 4, ["method.r: unknown key", "num_virtual"]),
+        (["method=lora,lorra", "task=seq_cls", "method.r=4,8"], 2, 4, ["no method named 'lorra'; did you mean 'lora'"]),
+        ([*LORA, "method.rnk=1", "method.r=4,8"], 2, 2, ["method.rnk: unknown key"]),
+        ([*LORA, "trainer.learning_rate=interval(-1,1)"], 1, 2, ["learning_rate: must be greater than 0"]),
+        ([*LORA, "method.target_modules=[q],[q,v]"], 0, 2, []),
+        (["experiment=rank_sweep"], 0, 9, []),
+        (["experiment=rank_sweep", "method.r=3"], 0, 3, []),
+        (["experiment=rank_sweep,lora_sentiment"], 0, 2, []),
+        (["experiment=compare_lora_variants", "method=lora"], 0, 2, []),
+    ],
+)
+def test_every_trial_is_judged(argv, failing, total, words):
+    found = verdict(*argv)
+    assert (found.failing, found.checked) == (failing, total)
+    for word in words:
+        assert word in str(found)
+
+
+def test_a_thousand_trials_are_judged_in_seconds():
+    began = time.process_time()
+    axes = [f"method.r={','.join(map(str, range(1, 41)))}", f"seed={','.join(map(str, range(25)))}"]
+    found = verdict(*LORA, *axes, "method.lora_dropout=0.1")
+    assert (found.checked, found.failing) == (1000, 0)
+    assert time.process_time() - began < 10
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["method.r", "method.rank_pattern", "method.rank_pattern.q", "seed", "data.columns", "x.y", "model"]
+            ),
+            st.one_of(
+                st.integers(-2, 9).map(str),
+                st.sampled_from(["null", "true", "word", "{a:1,b:{c:2}}", "{q:3}", "[1,2]", "'${seed}'", "1e-3"]),
+            ),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=30, deadline=None)
+def test_the_quick_check_says_what_the_thorough_one_says(settings_of_trial):
+    values = COMPOSER.parse([f"++{key}={value}" for key, value in settings_of_trial])
+    if sweeps._is_plain(values, SHAPE):
+        quick, thorough = sweeps._quick(SHAPE)(values), sweeps._thorough(SHAPE, values)
+        assert bool(quick) == bool(thorough)
+        assert quick == thorough or thorough[0].startswith("Error merging override")  # a dictionary by a list
+
+
+def test_interpolations_are_resolved_for_each_trial():
+    found = verdict(*LORA, "method.r=1,2,3", "seed=${method.r}", "data.max_length=${trainer.max_steps}")
+    assert (found.checked, found.failing) == (3, 3)
+    assert "data.max_length: must be greater than 0 (got -1)" in str(found)
+
+
+def test_trials_run_and_are_reported(capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch, lambda config: config.method.r / 100)
+    result = command(capsys, "-m", *LORA, "method.r=4,8", "method.lora_alpha=8,16")
+    assert result.code == 0, result.err
+    assert [(c.method.r, c.method.lora_alpha) for c in training.configs] == [(4, 8), (4, 16), (8, 8), (8, 16)]
+    sweep = only_sweep(tmp_path)
+    assert {path.name for path in sweep.iterdir()} >= {"0", "1", "2", "3", "sweep.csv", "sweep.json", "heatmap.png"}
+    assert "ok (best)" in result.out
+    assert json.loads((sweep / "sweep.json").read_text())["best"] == 2
+
+
+def test_a_failed_trial_leaves_the_others_alone(capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch, fails_at(4))
+    result = command(capsys, "-m", *LORA, "method.r=2,4,8")
+    assert result.code == 3
+    assert [config.method.r for config in training.configs] == [2, 4, 8]
+    assert "adapterkit: trial 1 failed: the loss is NaN at step 3" in result.err
+    assert "trial 1 failed: the loss is NaN at step 3" in result.out
+    sweep = only_sweep(tmp_path)
+    assert json.loads((sweep / "1" / "summary.json").read_text())["error"] == "the loss is NaN at step 3"
+    assert "TrainingError" in (sweep / "1" / "error.txt").read_text()
+
+
+def test_a_failed_trial_stops_the_rest_on_request(capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch, fails_at(4))
+    result = command(capsys, "-m", *LORA, "method.r=2,4,8,16", "sweep.on_failure=stop")
+    assert result.code == 3
+    assert [config.method.r for config in training.configs if config.method.r != 4] == [2]
+    content = json.loads((only_sweep(tmp_path) / "sweep.json").read_text())
+    assert [trial["status"] for trial in content["trials"]] == ["ok", "failed", "skipped", "skipped"]
+
+
+def test_an_interrupted_sweep_is_reported_as_far_as_it_went(capsys, tmp_path, monkeypatch):
+    def score(config):
+        if config.method.r == 4:
+            raise KeyboardInterrupt
+        return 0.5
+
+    stand_in(monkeypatch, score)
+    result = command(capsys, "-m", *LORA, "method.r=2,4,8")
+    assert result.code == 130
+    content = json.loads((only_sweep(tmp_path) / "sweep.json").read_text())
+    assert [trial["status"] for trial in content["trials"]] == ["ok", "interrupted"]
+
+
+def test_an_experiment_can_be_a_sweep(capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch)
+    result = command(capsys, "experiment=rank_sweep", "method.lora_alpha=4,8")
+    assert result.code == 0, result.err
+    assert len(training.configs) == 6
+
+
+def test_trials_are_ranked_by_the_metric_that_was_asked_for(capsys, tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    command(capsys, "-m", *LORA, "method.r=2,4", "sweep.metric=loss")
+    assert json.loads((only_sweep(tmp_path) / "sweep.json").read_text())["metric"] == "loss"
+
+
+def test_one_trial_after_another_can_be_run_in_one_process(capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch)
+    for _ in range(2):
+        assert command(capsys, *LORA).code == 0
+    assert len(set(training.directories)) == 2
+    assert all(directory.is_relative_to(tmp_path / "outputs") for directory in training.directories)

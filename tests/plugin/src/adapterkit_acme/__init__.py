@@ -1,0 +1,1 @@
+"""A third party's method and task for adapterkit."""
