@@ -90,7 +90,9 @@ def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> lis
     chosen = []
     for name in modules:
         last = name.rpartition(".")[2]
-        hits = [last] if last in short else [e for e, suffix in dotted if name == e or name.endswith(suffix)]
+        hits = [last] if last in short else []
+        if dotted:
+            hits += [entry for entry, suffix in dotted if name == entry or name.endswith(suffix)]
         if hits:
             chosen.append(name)
             used.update(hits)
@@ -148,7 +150,8 @@ def _of_role(role: str, model_type: str | None, field: str) -> str:
             f"{did_you_mean(model_type, ARCHITECTURES) if model_type else ''} Name the modules, or use 'all-linear'"
         )
     if role not in roles:
-        raise TargetError(f"{field}: no role {role!r} in {model_type}{did_you_mean(role, roles)} Roles: {', '.join(ROLES)}")
+        near = did_you_mean(role, roles)
+        raise TargetError(f"{field}: no role {role!r} in {model_type}{near} Roles: {', '.join(ROLES)}")
     return roles[role]
 
 
@@ -203,14 +206,19 @@ def _check_kind(name: str, module: nn.Module, kinds: Collection[str], method: st
     )
 
 
-def suffixes(chosen: Sequence[str], modules: Modules) -> list[str]:
-    """The shortest list of name suffixes that means just ``chosen``: what files and servers read."""
+def suffixes(chosen: Sequence[str], modules: Modules) -> str | list[str]:
+    """The shortest list of name suffixes that means just ``chosen``: what files and servers read.
+
+    Where no list does, because a name is the end of another module's, a regular expression.
+    """
     wanted, by_last = set(chosen), {}
     for name in modules:
         by_last.setdefault(name.rpartition(".")[2], []).append(name)
     result: dict[str, None] = {}
     for name in chosen:
         last = name.rpartition(".")[2]
-        whole = not last.isdigit() and all(other in wanted for other in by_last[last])
-        result[last if whole else name] = None
+        others = [other for other in by_last[last] if other not in wanted]
+        if any(other.endswith(f".{name}") for other in others):
+            return "|".join(re.escape(name) for name in sorted(wanted))
+        result[name if others or last.isdigit() else last] = None
     return sorted(result)

@@ -142,8 +142,15 @@ class Tuner(nn.Module):
     def _honoured(self, config: LayerConfig, chosen: Sequence[str]) -> LayerConfig:
         """The config with every field that names targets narrowed to what it matched."""
         names = {field: suffixes(found, self.names) for field, found in self._subsets(config, chosen).items()}
-        targets = {*suffixes(chosen, self.names), *(name for found in names.values() for name in found)}
-        return config.model_copy(update={**names, "target_modules": sorted(targets)})
+        for field, found in names.items():
+            if isinstance(found, str):
+                raise TargetError(f"{field}: in this model no list of names means just {found}")
+        targets = suffixes(chosen, self.names)
+        if isinstance(targets, str):  # the whole answer: a regular expression and layer numbers exclude each other
+            numbers = {"layers_to_transform", "layers_pattern"} & type(config).model_fields.keys()
+            return config.model_copy(update={**names, **dict.fromkeys(numbers), "target_modules": targets})
+        stated = {*targets, *(name for found in names.values() for name in found)}
+        return config.model_copy(update={**names, "target_modules": sorted(stated)})
 
     def _subsets(self, config: LayerConfig, chosen: Sequence[str]) -> dict[str, list[str]]:
         family = model_type(self.model)

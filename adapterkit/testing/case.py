@@ -81,6 +81,7 @@ class AdapterCase:
             model = get_peft_model(Toy(copy.deepcopy(layer)), self.targeting("target", "second"), first, **options)
             for name in others:
                 model.add_adapter(name, self.targeting("target", "second"), **options)
+            model.set_requires_grad([first, *others])
         if moved:
             self.move(model)
         return model.eval()

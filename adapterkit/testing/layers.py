@@ -205,7 +205,7 @@ class LayerLaws(AdapterCase):
         names = ("partner", "a") if order == "partner inside" else ("a", "partner")
         model, x = PeftMixedModel(Toy(copy.deepcopy(layer)), added[names[0]], names[0]).eval(), self.inputs(layer)
         model.add_adapter(names[1], added[names[1]])
-        model.set_adapter(names)
+        model.set_adapter(names)  # which trains both
         self.move(model)
         expected = model(x)
         self.close(expected, sum(by_hand(a.chain(names), a.base_layer, x) for a in adapted_layers(model)))

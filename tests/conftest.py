@@ -1,0 +1,23 @@
+"""What holds for every test: one thread, no network, and a line that counts the laws of the contract."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_LAW = re.compile(r"tests/contract/.*::Test(?:Method|Prompt|Task)_(\w+)::")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many laws of the contract were run, and for what."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    names = [found.group(1) for report in reports if (found := _LAW.search(report.nodeid))]
+    if names:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
+        terminalreporter.write_line(f"contract: {len(names)} laws run, {counts}")
