@@ -50,7 +50,7 @@ def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) ->
     Raises:
         ConfigError: the model does not say a size; names it.
     """
-    held = getattr(model, "config", None)
+    held: Any = getattr(model, "config", None)
     text = held.get_text_config() if hasattr(held, "get_text_config") else held
     sizes: dict[str, Any] = {}
     for field, names in SIZE_NAMES.items():
@@ -171,9 +171,12 @@ def _task_ids(prompt: PromptAdapter, kwargs: Inputs) -> Tensor | None:
 
 
 def with_tokens(
-    peft_model: PeftModel, prompt: PromptAdapter, inputs: Inputs, task_ids: Tensor | None
+    peft_model: PeftModel, prompt: PromptAdapter, inputs: Inputs, task_ids: Tensor | None, *, decoder: bool = True
 ) -> tuple[Inputs, VirtualTokens]:
-    """The keyword inputs of a model's forward with the virtual tokens of the selected adapters, and these tokens."""
+    """The keyword inputs of a model's forward with the virtual tokens of the selected adapters, and these tokens.
+
+    With ``decoder`` false the inputs are an encoder's alone.
+    """
     model, selection = peft_model.get_base_model(), peft_model.base_model.selection
     rows = next(len(v) for k, v in inputs.items() if k.endswith(("input_ids", "inputs_embeds")) and v is not None)
     if task_ids is not None:
@@ -187,7 +190,7 @@ def with_tokens(
         _check_pooling(peft_model)
     if not is_encoder_decoder(model) or inputs.get("encoder_outputs") is None:
         inputs = into_embeddings(inputs, tokens, model, fill=peft_model.fill, shifted=peft_model.shifted)
-    if prompt.in_decoder and tokens.values.shape[1] == 2:
+    if prompt.in_decoder and tokens.values.shape[1] == 2 and decoder:
         inputs = into_decoder(inputs, tokens, model)
     return inputs, tokens
 
@@ -234,14 +237,15 @@ def generate_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tup
             kwargs, args = {**kwargs, model.main_input_name: args[0]}, args[1:]
         if kwargs.pop("inputs", None) is not None or kwargs.get("encoder_outputs") is not None:
             raise CapabilityError("generate with a prompt in the encoder needs input_ids or inputs_embeds")
-        kwargs, _ = with_tokens(peft_model, prompt, kwargs, task_ids)
+        kwargs, _ = with_tokens(peft_model, prompt, kwargs, task_ids, decoder=False)
 
     def place(inputs: Inputs) -> Inputs:
         return with_tokens(peft_model, prompt, inputs, task_ids)[0]
 
     if tokens_in_encoder and not prompt.in_decoder:
         return model.generate(*args, **kwargs)
-    with _placing(model, place, longest=max(p.num_virtual_tokens for p in peft_model.prompt_encoder.values())):
+    prompts: Any = peft_model.prompt_encoder
+    with _placing(model, place, longest=max(other.num_virtual_tokens for other in prompts.values())):
         return model.generate(*args, **kwargs)
 
 

@@ -55,16 +55,12 @@ class VirtualTokens:
 
 
 def gather(
-    prompts: Mapping[str, PromptAdapter],
-    active: Sequence[str],
-    routes: Routes | None,
-    rows: int,
-    task_ids: Tensor | None,
+    prompts: Any, active: Sequence[str], routes: Routes | None, rows: int, task_ids: Tensor | None
 ) -> VirtualTokens:
     """The virtual tokens of a batch.
 
     Args:
-        prompts: the adapters by name.
+        prompts: the `PromptAdapter` of every name.
         active: names of the active adapters.
         routes: which rows have which adapter, instead of the active one; rows in no route have no tokens.
         rows: number of rows.

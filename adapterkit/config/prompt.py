@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from typing import Any, Self
 
-from adapterkit.config.base import PeftConfig
+from pydantic import Field, PositiveInt, model_validator
+
+from adapterkit.config.base import PeftConfig, Text
 
 
 class PromptConfig(PeftConfig):
@@ -21,3 +23,28 @@ class PromptConfig(PeftConfig):
     @property
     def is_prompt_learning(self) -> bool:
         return True
+
+
+class WordPromptConfig(PromptConfig):
+    """A prompt of embeddings that may start from those of a text's words."""
+
+    prompt_tuning_init: str = Field("RANDOM", description="How the virtual tokens start.")
+    prompt_tuning_init_text: Text | None = Field(
+        None, description="With TEXT: the text whose tokens they start from, repeated or cut to their number."
+    )
+    tokenizer_name_or_path: Text | None = Field(None, description="With TEXT: the tokenizer, on the Hub or on disk.")
+    tokenizer_kwargs: dict[str, Any] | None = Field(
+        None, description="With TEXT: further arguments of AutoTokenizer.from_pretrained."
+    )
+
+    @model_validator(mode="after")
+    def _text_is_complete(self) -> Self:
+        if self.prompt_tuning_init == "TEXT":
+            for field in ("prompt_tuning_init_text", "tokenizer_name_or_path"):
+                if not getattr(self, field):
+                    raise ValueError(f"prompt_tuning_init is TEXT, which needs {field}")
+        elif self.tokenizer_kwargs:
+            raise ValueError("tokenizer_kwargs is set, but prompt_tuning_init is not TEXT")
+        if "trust_remote_code" in (self.tokenizer_kwargs or ()):
+            raise ValueError("tokenizer_kwargs: trust_remote_code is refused: an adapter's file must not run code")
+        return self

@@ -171,7 +171,8 @@ class PromptAdapter(Adapter):
         if not networks:
             return
         trained = self.embedding.weight.requires_grad
-        self.embedding = nn.Embedding.from_pretrained(self.tensors()["prompt_embeddings"], freeze=not trained)
+        table = self.tensors()["prompt_embeddings"]
+        self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table).requires_grad_(trained)
         for name in networks:
             setattr(self, name, None)
 

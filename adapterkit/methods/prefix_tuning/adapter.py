@@ -44,4 +44,4 @@ class PrefixTuningAdapter(PromptAdapter):
     @override
     def table(self) -> Tensor:
         start = self.embedding.weight
-        return start if self.transform is None else self.transform(start)  # type: ignore[no-any-return]
+        return start if self.transform is None else self.transform(start)

@@ -1,0 +1,45 @@
+"""Settings of multitask prompt tuning."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from adapterkit.config.base import Choice, Text
+from adapterkit.config.prompt import WordPromptConfig
+
+Start = Literal["RANDOM", "TEXT", "AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED"]
+
+
+class MultitaskPromptTuningConfig(WordPromptConfig):
+    """Multitask prompt tuning (Wang et al., 2023), https://arxiv.org/abs/2303.02861: a prompt for all tasks times a
+    low-rank factor for each."""
+
+    adapter: ClassVar[str] = "adapterkit.methods.multitask_prompt_tuning.adapter:MultitaskPromptTuningAdapter"
+
+    peft_type: Annotated[Literal["MULTITASK_PROMPT_TUNING"], Choice] = Field(
+        "MULTITASK_PROMPT_TUNING", description="Name of the method."
+    )
+    prompt_tuning_init: Annotated[Start, Choice] = Field(
+        "RANDOM",
+        description="How the prompt starts: RANDOM, TEXT (the words of a text), or from a trained one: with the mean "
+        "of its factors (AVERAGE_SOURCE_TASKS), the factors of one task (EXACT_SOURCE_TASK), or none of them "
+        "(ONLY_SOURCE_SHARED).",
+    )
+    prompt_tuning_init_state_dict_path: Text | None = Field(
+        None, description="File of the trained prompt's tensors, safetensors or pickled."
+    )
+    prompt_tuning_init_task: NonNegativeInt = Field(0, description="With EXACT_SOURCE_TASK: which task.")
+    num_ranks: PositiveInt = Field(1, description="Rank of each task's factor.")
+    num_tasks: PositiveInt = Field(1, description="Number of tasks.")
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.prompt_tuning_init in ("RANDOM", "TEXT"):
+            return self
+        if not self.prompt_tuning_init_state_dict_path:
+            raise ValueError(f"prompt_tuning_init {self.prompt_tuning_init} needs prompt_tuning_init_state_dict_path")
+        if self.prompt_tuning_init != "ONLY_SOURCE_SHARED" and self.num_tasks != 1:
+            raise ValueError(f"prompt_tuning_init {self.prompt_tuning_init} starts one task: num_tasks must be 1")
+        return self

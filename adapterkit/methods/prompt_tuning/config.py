@@ -1,0 +1,23 @@
+"""Settings of prompt tuning."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from adapterkit.config.base import Choice
+from adapterkit.config.prompt import WordPromptConfig
+
+
+class PromptTuningConfig(WordPromptConfig):
+    """Prompt tuning (Lester et al., 2021), https://arxiv.org/abs/2104.08691: learnt embeddings before the input's."""
+
+    adapter: ClassVar[str] = "adapterkit.methods.prompt_tuning.adapter:PromptTuningAdapter"
+
+    peft_type: Annotated[Literal["PROMPT_TUNING"], Choice] = Field("PROMPT_TUNING", description="Name of the method.")
+    prompt_tuning_init: Annotated[Literal["RANDOM", "TEXT", "SAMPLE_VOCAB"], Choice] = Field(
+        "RANDOM",
+        description="How the virtual tokens start: RANDOM (normal values), TEXT (the words of a text) or SAMPLE_VOCAB "
+        "(random words).",
+    )
