@@ -55,7 +55,7 @@ class TunerModelStatus:
     requires_grad: dict[str, bool | Irregular]
     available_adapters: list[str]
     devices: dict[str, list[str]]
-    quantization_backend: str | None | Irregular
+    quantization_backend: str | Irregular | None
 
 
 def get_layer_status(model: nn.Module) -> list[TunerLayerStatus]:
@@ -110,7 +110,7 @@ def _method(module: AdaptedLayer | CopiedLayer) -> str:
     if isinstance(module, CopiedLayer):
         return "modules_to_save"
     kinds = {type(part).__name__.removesuffix("Adapter").lower() for part in module.adapters.values()}
-    return "+".join(sorted(kinds)) or "bias"
+    return "+".join(sorted(kinds)) or ("trainable_tokens" if len(module.tokens) else "bias")
 
 
 def _parameters(parts: Iterable[nn.Module]) -> list[nn.Parameter]:

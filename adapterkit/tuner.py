@@ -36,6 +36,9 @@ class Tuner(nn.Module):
         self.model = model
         self.selection = Selection()
         self.configs: dict[str, PeftConfig] = {}
+        self.adopted: list[str] = []
+        """Adapters that were in the model already, and whose configs are not known."""
+
         self.layers: dict[str, AdaptedLayer] = {}
         self.copies: dict[str, CopiedLayer] = {}
         self.merge_errors: dict[str, float] = {}
@@ -51,6 +54,9 @@ class Tuner(nn.Module):
                 self.layers[name] = module
             elif isinstance(module, CopiedLayer):
                 self.copies[name] = module
+        names = [n for layer in self.layers.values() for n in layer.names()]
+        names += [n for copied in self.copies.values() for n in copied.modules_to_save]
+        self.adopted = list(dict.fromkeys(names))
         for module in [*self.layers.values(), *self.copies.values()]:
             self.selection = module.selection
 
@@ -98,12 +104,10 @@ class Tuner(nn.Module):
             TargetError: a stated name matches nothing.
             CapabilityError: a target is of a kind the method cannot adapt.
         """
-        if name in self.configs:
+        if name in self.known:
             raise StateError(f"an adapter named {name!r} is there already")
         if "." in name:
             raise StateError(f"an adapter's name cannot contain a dot: {name!r}")
-        if not self.configs:
-            self.model.requires_grad_(False)
         config = config.model_copy(deep=True)
         adapters: dict[str, LayerAdapter] = {}
         if isinstance(config, LayerConfig):
@@ -114,6 +118,8 @@ class Tuner(nn.Module):
         saved = self._modules_to_save(config)
         biases = self._biases(config, list(adapters))
         tokens = make_token_rows(self.model, self.names, config)
+        if not self.known:
+            self.model.requires_grad_(False)
         for target, adapter in adapters.items():
             self._layer(target).adapters[name] = adapter
         for target, rows in tokens.items():
@@ -248,19 +254,25 @@ class Tuner(nn.Module):
             if not copied.modules_to_save:
                 self._put(target, self.copies.pop(target).original_module)
                 self._modules_by_name = None
-        del self.configs[name]
+        self.configs.pop(name, None)
+        self.adopted = [n for n in self.adopted if n != name]
         self.selection.active = tuple(n for n in self.selection.active if n != name)
 
     # -- state --------------------------------------------------------------------------------------------------------
+
+    @property
+    def known(self) -> list[str]:
+        """The names of all adapters, those that were in the model already first."""
+        return [*self.adopted, *self.configs]
 
     def require(self, *names: str) -> None:
         """Raises:
         StateError: one of the names is unknown; lists the known ones.
         """
         for name in names:
-            if name not in self.configs:
-                known = ", ".join(self.configs) or "none"
-                raise StateError(f"no adapter named {name!r}{did_you_mean(name, self.configs)} Adapters: {known}")
+            if name not in self.known:
+                listed = ", ".join(self.known) or "none"
+                raise StateError(f"no adapter named {name!r}{did_you_mean(name, self.known)} Adapters: {listed}")
 
     def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
         """`activate`, under the name and with the arguments that PEFT's tuner has."""
@@ -323,7 +335,6 @@ class Tuner(nn.Module):
         self._tie_again()
         self.merge_errors = {name: error for name, error in errors.items() if self.layers[name].merged}
         if not keep:
-            storage.leave_dense(self.model, [name for name in errors if self.layers[name].exchanged])
             for layer in self.layers.values():
                 layer.forget_frozen()
 
@@ -357,8 +368,10 @@ class Tuner(nn.Module):
             self._put(target, layer.base_layer)
         for target, copied in self.copies.items():
             self._put(target, copied._of(chosen) if merge else copied.original_module)
-        self.layers, self.copies, self.configs = {}, {}, {}
+        self.layers, self.copies, self.configs, self.adopted = {}, {}, {}, []
         self.selection, self._modules_by_name = Selection(), None
+        if merge:
+            storage.leave_dense(self.model)
         return self.model
 
 

@@ -12,6 +12,8 @@ from torch.func import functional_call
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter, wrap
+from adapterkit.nn.merging import merged_parameters
+from adapterkit.nn.parameters import as_stored, changed_parameters, exchange
 from adapterkit.nn.selection import Routes, Selection
 from adapterkit.nn.view import LayerView
 
@@ -25,6 +27,7 @@ class AdaptedLayer(nn.Module):
         self.tokens = nn.ModuleDict()  # trained rows of an embedding, by adapter name
         self.adapters = nn.ModuleDict()  # the methods' own
         self.biases = nn.ModuleDict()  # trained copies of the layer's own bias
+        self.parameter_adapters = nn.ModuleDict()  # changes to parameters that no layer of their own applies
         self.selection = selection
         self.view = LayerView(base_layer)
         self.merged_adapters: tuple[str, ...] = ()
@@ -34,7 +37,7 @@ class AdaptedLayer(nn.Module):
     @property
     def slots(self) -> tuple[nn.ModuleDict, ...]:
         """What an adapter may have here, innermost first; each by adapter name."""
-        return self.tokens, self.adapters, self.biases
+        return self.tokens, self.adapters, self.biases, self.parameter_adapters
 
     def names(self) -> list[str]:
         """The adapters that have something here."""
@@ -43,11 +46,6 @@ class AdaptedLayer(nn.Module):
     @property
     def merged(self) -> bool:
         return bool(self.merged_adapters)
-
-    @property
-    def exchanged(self) -> bool:
-        """Whether a plain layer stands in the place of a quantised one that was merged into."""
-        return bool(self._quantised) and not storage.is_quantised(self.base_layer)
 
     def __getattr__(self, name: str) -> Any:
         """Foreign code reads ``weight``, ``in_features``, ... off the layer it knows."""
@@ -58,19 +56,19 @@ class AdaptedLayer(nn.Module):
                 raise
             return getattr(self.base_layer, name)
 
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         selection = self.selection
         if self.merged_adapters:
-            if selection.routes is not None:
-                raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
-            if selection.enabled:
-                return self.base_layer(x, *args, **kwargs)
-            if self._quantised:
-                return self._quantised[0](x, *args, **kwargs)
-            return functional_call(self.base_layer, self._frozen, (x, *args), kwargs)
+            return self._forward_merged(args, kwargs)
         layer: Any = self._modules["base_layer"]
         if not selection.enabled:
-            return layer(x, *args, **kwargs)
+            return layer(*args, **kwargs)
+        if self._modules["parameter_adapters"]._modules:  # type: ignore[union-attr]
+            return self._forward_changed(args, kwargs)
+        return self._forward_onion(layer, *args, **kwargs)
+
+    def _forward_onion(self, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        selection = self.selection
 
         def base(x: Any) -> Any:
             return layer(x, *args, **kwargs)
@@ -83,6 +81,31 @@ class AdaptedLayer(nn.Module):
             if y is not None:
                 return y
         return wrap(chain, base, x) if chain else layer(x, *args, **kwargs)
+
+    def _forward_merged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.selection.routes is not None:
+            raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
+        if self.selection.enabled:
+            return self.base_layer(*args, **kwargs)
+        if self._quantised:
+            return self._quantised[0](*args, **kwargs)
+        return functional_call(self.base_layer, self._frozen, args, kwargs)
+
+    def _forward_changed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The base layer with the parameters that adapters give it."""
+        names: Any = self.selection.active
+        if self.selection.routes is not None:
+            names = self.selection.routes.rows
+        held: list[Any] = [self.parameter_adapters[name] for name in names if name in self.parameter_adapters]
+        if not held:
+            return self.base_layer(*args, **kwargs)
+        if self.selection.routes is not None:
+            raise CapabilityError(
+                f"adapter_names: a {type(self.base_layer).__name__} is called with all rows at once, "
+                f"and {[name for name in names if name in self.parameter_adapters]} change its parameters"
+            )
+        changed = as_stored(self.base_layer, changed_parameters(held, exact=False))
+        return functional_call(self.base_layer, changed, args, kwargs)
 
     def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
         """What the adapters of ``names`` have here, in that order, and for each in the order of `slots`."""
@@ -132,32 +155,39 @@ class AdaptedLayer(nn.Module):
         """
         if self.merged:
             raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
-        names = [n for n in (self.selection.active if names is None else names) if self.chain((n,))]
+        here = set(self.names())
+        names = [n for n in (self.selection.active if names is None else names) if n in here]
         if not names:
             return 0.0
-        weight, bias = merged_parameters(self.chain(names), self.view)
-        if safe and not all(t.isfinite().all() for t in (weight, bias) if t is not None):
+        merged = self._merged(names)
+        if safe and not all(tensor.isfinite().all() for tensor in merged.values()):
             raise StateError(f"merging adapters {names} would give values that are not finite; nothing was changed")
         if storage.is_quantised(self.base_layer):
-            self._exchange(weight, bias, requantise=requantise)
+            self._exchange(merged["weight"], merged.get("bias"), requantise=requantise)
         else:
-            self._replace(weight, bias)
+            self._frozen = exchange(self.base_layer, as_stored(self.base_layer, merged))
         self.merged_adapters = tuple(names)
+        error = self._merge_error(merged)
         if not keep:
             self.forget_frozen()
-        stored = LayerView(self.base_layer).weight
-        return 0.0 if stored.dtype == weight.dtype and not requantise else float((stored - weight).abs().max())
+        return error
 
-    def _replace(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Give the base layer new parameters, and keep the old ones. New objects, so that a tied weight elsewhere
-        keeps its values."""
-        own: dict[str, Any] = self.base_layer._parameters
-        self._frozen = {name: p for name, p in own.items() if p is not None and name in ("weight", "bias")}
-        if self.view.transposed:
-            weight = weight.T
-        own["weight"] = nn.Parameter(weight.to(own["weight"].dtype).contiguous(), requires_grad=False)
-        if bias is not None:
-            own["bias"] = nn.Parameter(bias.to(own["bias"].dtype), requires_grad=False)
+    def _merged(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The base layer's parameters with adapters folded in, exact, in the orientation in which they are stored."""
+        held: list[Any] = [self.parameter_adapters[name] for name in names if name in self.parameter_adapters]
+        if held:
+            return changed_parameters(held, exact=True)
+        weight, bias = merged_parameters(self.chain(names), self.view)
+        stored = {"weight": weight.T if self.view.transposed else weight}
+        return stored if bias is None else {**stored, "bias": bias}
+
+    def _merge_error(self, merged: dict[str, Tensor]) -> float:
+        """The largest difference between what is stored now and what was computed."""
+        if self._quantised:
+            return float((storage.read(self.base_layer) - merged["weight"]).abs().max())
+        stored = {name: self.base_layer.get_parameter(name) for name in merged}
+        rounded = [name for name in merged if stored[name].dtype != merged[name].dtype]
+        return max([float((stored[name] - merged[name]).abs().max()) for name in rounded], default=0.0)
 
     def _exchange(self, weight: Tensor, bias: Tensor | None, *, requantise: bool) -> None:
         """Put another layer in the place of a quantised one, which is kept."""
@@ -169,7 +199,7 @@ class AdaptedLayer(nn.Module):
         """Bit for bit: the frozen parameters were kept, not recomputed."""
         if self._quantised:
             self.base_layer = self._quantised[0]
-        self.base_layer._parameters.update(self._frozen)
+        exchange(self.base_layer, self._frozen)
         self.forget_frozen()
         self.merged_adapters = ()
 
@@ -200,50 +230,6 @@ def is_plain_linear(layer: nn.Module) -> bool:
         or "forward" in layer.__dict__
         or any(parameter is not None and parameter.requires_grad for parameter in layer._parameters.values())
     )
-
-
-def merged_parameters(chain: Sequence[LayerAdapter], view: LayerView) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias that do what ``chain`` does around ``view``, at least in float32.
-
-    Adapters that state their weight are asked for it. Any other affine change is read off by running it on
-    the identity: ``b' = f(0)`` and ``W' = f(I) - f(0)``.
-
-    Raises:
-        CapabilityError: the change is not affine, or adds a bias to a layer without one.
-    """
-    for adapter in chain:
-        if not adapter.mergeable:
-            raise CapabilityError(f"{type(adapter).__name__} cannot be merged: its change is not affine in the input")
-    weight, bias = _at_least_float(view.weight), _at_least_float(view.bias)
-    if all(adapter.states_weight for adapter in chain):
-        for adapter in chain:
-            weight, bias = adapter.adapt_weight(weight), adapter.adapt_bias(bias)
-    elif view.kind in ("linear", "embedding"):
-        weight, bias = _probed(chain, view, weight, bias)
-    else:
-        raise CapabilityError(f"merging into a {type(view.layer).__name__} needs adapters that define adapt_weight")
-    if bias is not None and view.bias is None:
-        raise CapabilityError(f"the adapters add a bias, and this {type(view.layer).__name__} has none to merge it into")
-    return weight, bias
-
-
-def _probed(
-    chain: Sequence[LayerAdapter], view: LayerView, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    def affine(x: Tensor) -> Tensor:
-        y = view.apply(x, weight)
-        return y if bias is None else y + bias
-
-    if view.kind == "embedding":
-        return wrap(chain, affine, view.probe()) / view.output_scale, None
-    probe = view.probe().to(weight.dtype)
-    origin = wrap(chain, affine, torch.zeros_like(probe[:1]))
-    adds_bias = bias is not None or bool(origin.any())
-    return (wrap(chain, affine, probe) - origin).T, origin[0] if adds_bias else None
-
-
-def _at_least_float(tensor: Any) -> Any:
-    return tensor.float() if isinstance(tensor, Tensor) and tensor.element_size() < 4 else tensor
 
 
 class BiasAdapter(LayerAdapter):

@@ -6,7 +6,6 @@ dequantised; any other linear layer is read off by running it on the identity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,9 @@ from adapterkit.errors import CapabilityError
 
 def is_linear(layer: nn.Module) -> bool:
     """Whether a layer of unknown class is a quantised linear layer: it has the sizes of one, and no dense weight."""
-    return isinstance(getattr(layer, "in_features", None), int) and isinstance(getattr(layer, "out_features", None), int)
+    return isinstance(getattr(layer, "in_features", None), int) and isinstance(
+        getattr(layer, "out_features", None), int
+    )
 
 
 def is_quantised(layer: nn.Module) -> bool:
@@ -48,9 +49,14 @@ def numel(parameter: Tensor) -> int:
     return count
 
 
-def keeps_types(parameter: Tensor) -> bool:
+def keeps_type(parameter: Tensor) -> bool:
     """Whether a parameter's type is part of how it is quantised, so that casting it would spoil it."""
     return type(parameter).__name__ in ("Params4bit", "Int8Params") or type(parameter).__module__.startswith("torchao")
+
+
+def takes_any_type(name: str | None) -> bool:
+    """Whether the layers of a `backend` take inputs, and stand beside parameters, of any floating-point type."""
+    return name is None or name.startswith("bnb")
 
 
 def read(layer: Any) -> Tensor:
@@ -70,6 +76,8 @@ def _bitsandbytes(layer: Any) -> Tensor:
 
     weight = layer.weight
     if getattr(weight, "quant_state", None) is not None:
+        if getattr(weight.quant_state, "packing_format_for_cpu", False):
+            return _by_identity(layer)  # laid out anew by a forward on the CPU, in a way that only the kernel reads
         return functional.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
     state = getattr(layer, "state", None)  # the first forward moves the 8-bit weight's scales there
     scales = getattr(weight, "SCB", None) if getattr(weight, "SCB", None) is not None else getattr(state, "SCB", None)
@@ -127,12 +135,13 @@ def _like_4bit(layer: Any, weight: Tensor) -> Any:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     old = layer.weight
-    fresh = Linear4bit(layer.in_features, layer.out_features, layer.bias is not None, layer.compute_dtype, device="meta")
-    options = {"blocksize": old.blocksize, "quant_type": old.quant_type, "quant_storage": old.quant_storage}
-    nested = bool(old.quant_state.nested)
-    fresh.weight = Params4bit(
-        weight.to(old.quant_state.dtype), requires_grad=False, compress_statistics=nested, module=fresh, **options
+    fresh = Linear4bit(
+        layer.in_features, layer.out_features, layer.bias is not None, layer.compute_dtype, device="meta"
     )
+    options = {"blocksize": old.blocksize, "quant_type": old.quant_type, "quant_storage": old.quant_storage}
+    state = old.quant_state  # a forward on the CPU keeps what it overwrites under original_...
+    nested, kind = getattr(state, "original_nested", state.nested), getattr(state, "original_dtype", state.dtype)
+    fresh.weight = Params4bit(weight.to(kind), requires_grad=False, compress_statistics=nested, module=fresh, **options)
     return fresh
 
 
@@ -148,19 +157,20 @@ def _like_8bit(layer: Any, weight: Tensor) -> Any:
     return fresh
 
 
-def leave_dense(model: Any, names: Sequence[str]) -> None:
-    """Say in a model's own configuration that these modules are not quantised any more, so that it can be saved and
-    loaded. Where nothing is quantised any more, the model is no longer said to be quantised."""
+def leave_dense(model: Any) -> None:
+    """Say in a model's own configuration which of its linear layers are plain ones, after some have become so: it can
+    be saved and loaded then. Where nothing is quantised any more, the model is no longer said to be."""
     config = getattr(getattr(model, "config", None), "quantization_config", None)
     if config is None:
         return
-    if not any(is_quantised(module) for module in model.modules() if hasattr(module, "weight")):
+    plain = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not is_quantised(module)
+    ]
+    if not any(is_quantised(module) for module in model.modules() if is_linear(module)):
         del model.config.quantization_config
         model.is_quantized = False
         for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer", "quantization_method"):
-            if flag in model.__dict__:
-                delattr(model, flag)
-        return
+            model.__dict__.pop(flag, None)
     for field in ("llm_int8_skip_modules", "modules_to_not_convert"):
         if hasattr(config, field):
-            setattr(config, field, list(dict.fromkeys([*(getattr(config, field) or ()), *names])))
+            setattr(config, field, plain)

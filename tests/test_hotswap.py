@@ -1,0 +1,84 @@
+"""Hot-swapping: the same name, another adapter, nothing else changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adapterkit import LoraConfig, PeftModel, get_peft_model, hotswap_adapter
+from adapterkit.errors import CheckpointError, StateError
+from adapterkit.registry import methods
+from tests.parity.helpers import add_noise
+
+X = torch.linspace(-1, 1, 24).reshape(3, 8)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 2)).eval()
+
+
+def saved(path, scale=0.2, **fields):
+    model = get_peft_model(net(), LoraConfig(**{"r": 2, "target_modules": ["0", "2"], **fields}))
+    add_noise(model, scale)
+    model.eval().save_pretrained(path)
+    return model(X).detach()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"lora_alpha": 4}, {"r": 4}, {"target_modules": ["0"]}, {"target_modules": ["0", "2", "3"]}, {"bias": "lora_only"},
+     {"modules_to_save": ["3"]}, {"use_dora": True}],
+    ids=str,
+)  # fmt: skip
+def test_the_model_becomes_the_other_adapters(tmp_path, fields):
+    saved(tmp_path / "a")
+    expected = saved(tmp_path / "b", 0.7, **fields)
+    model = PeftModel.from_pretrained(net(), tmp_path / "a")
+    model.load_adapter(tmp_path / "a", "bystander", is_trainable=True)
+    hotswap_adapter(model, tmp_path / "b", "default")
+    assert torch.equal(model(X), expected)
+    assert model.active_adapters == ["default"]
+    assert model.get_model_status().requires_grad == {"bystander": True, "default": False}
+    model.save_pretrained(tmp_path / "c", selected_adapters=["default"])
+    assert torch.equal(PeftModel.from_pretrained(net(), tmp_path / "c")(X), expected)
+
+
+def test_a_compiled_model_is_not_compiled_again(tmp_path):
+    saved(tmp_path / "a")
+    expected = saved(tmp_path / "b", 0.7)
+    model = PeftModel.from_pretrained(net(), tmp_path / "a")
+    compilations = []
+    compiled = torch.compile(model, backend=lambda graph, _: compilations.append(graph) or graph.forward)
+    with torch.no_grad():
+        compiled(X)
+        before = len(compilations)
+        hotswap_adapter(compiled, tmp_path / "b", "default")
+        torch.testing.assert_close(compiled(X), expected)
+    assert before > 0
+    assert len(compilations) == before
+
+
+def test_what_does_not_fit_changes_nothing(tmp_path):
+    expected = saved(tmp_path / "a")
+    saved(tmp_path / "b")
+    (tmp_path / "b" / "adapter_model.safetensors").write_bytes(
+        (tmp_path / "b" / "adapter_model.safetensors").read_bytes()[:-8]
+    )
+    model = PeftModel.from_pretrained(net(), tmp_path / "a")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        hotswap_adapter(model, tmp_path / "b", "default")
+    with pytest.raises(StateError, match="no adapter named 'defult'"):
+        hotswap_adapter(model, tmp_path / "a", "defult")
+    assert torch.equal(model(X), expected)
+    assert list(model.peft_config) == ["default"]
+
+
+@pytest.mark.skipif("ia3" not in methods, reason="needs a second method")
+def test_another_method_is_refused(tmp_path):
+    saved(tmp_path / "a")
+    get_peft_model(net(), methods["ia3"](target_modules=["0"], feedforward_modules=[])).save_pretrained(tmp_path / "b")
+    model = PeftModel.from_pretrained(net(), tmp_path / "a")
+    with pytest.raises(TypeError, match="a IA3 adapter cannot be put in the place of a LORA one"):
+        hotswap_adapter(model, tmp_path / "b", "default")
