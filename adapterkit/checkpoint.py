@@ -61,12 +61,7 @@ def tuner_of(model: nn.Module) -> Tuner:
     held = model._modules.get("base_model")
     if isinstance(held, Tuner):
         return held
-    tuner = Tuner(model)
-    for layer in tuner.layers.values():
-        tuner.configs.update(dict.fromkeys(layer.names(), None))  # type: ignore[arg-type]
-    for copied in tuner.copies.values():
-        tuner.configs.update(dict.fromkeys(copied.modules_to_save, None))  # type: ignore[arg-type]
-    return tuner
+    return Tuner(model)
 
 
 def _tensors(part: nn.Module) -> State:

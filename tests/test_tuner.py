@@ -1,0 +1,310 @@
+"""Putting adapters into a model and taking them out: nothing else about the model changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adapterkit import LoraConfig, get_peft_model, inject_adapter_in_model
+from adapterkit.errors import CapabilityError, StateError, TargetError
+from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.tuner import Tuner
+from tests.models import batch, move, net
+
+
+def lora(**fields) -> LoraConfig:
+    return LoraConfig(**{"r": 2, "target_modules": ["query", "value"], **fields})
+
+
+def tuned(*names: str, **fields) -> Tuner:
+    tuner = Tuner(net())
+    for name in names or ("a",):
+        tuner.add(name, lora(**fields))
+    tuner.activate(names[:1] or ("a",))
+    move(tuner)
+    return tuner
+
+
+def values(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_adds_one_wrapper_a_target_in_place():
+    model = net()
+    modules = dict(model.named_modules())
+    tuner = Tuner(model)
+    tuner.add("a", lora())
+    tuner.add("b", lora(target_modules=["query", "classifier"]))
+    assert list(tuner.layers) == [f"layers.{i}.{name}" for i in (0, 1) for name in ("query", "value")] + ["classifier"]
+    for name, layer in tuner.layers.items():
+        assert model.get_submodule(name) is layer
+        assert layer.base_layer is modules[name]
+    assert set(tuner.layers["layers.0.query"].adapters) == {"a", "b"}
+    assert set(tuner.layers["layers.0.value"].adapters) == {"a"}
+
+
+def test_deleting_puts_the_very_modules_back():
+    model = net()
+    modules, before = dict(model.named_modules()), model(batch())
+    tuner = Tuner(model)
+    tuner.add("a", lora(bias="all", modules_to_save=["classifier"]))
+    tuner.add("b", lora(target_modules=["query"]))
+    tuner.activate(("a", "b"))
+    tuner.delete("a")
+    assert tuner.selection.active == ("b",)
+    assert set(tuner.layers) == {"layers.0.query", "layers.1.query"}
+    tuner.delete("b")
+    assert dict(model.named_modules()) == modules
+    assert torch.equal(model(batch()), before)
+
+
+def test_children_of_lists_and_sequences_are_replaced():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ModuleList([nn.Linear(4, 4)])).requires_grad_(False)
+    first = model[0]
+    tuner = Tuner(model)
+    tuner.add("a", LoraConfig(r=2, target_modules=["0"]))
+    assert [type(m) for m in (model[0], model[1][0])] == [AdaptedLayer] * 2
+    tuner.delete("a")
+    assert model[0] is first
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"target_modules": ["query", "nope"]}, TargetError),
+        ({"target_modules": ["query", "norm"]}, CapabilityError),
+        ({"modules_to_save": ["clasifier"]}, TargetError),
+        ({"rank_pattern": {"qeury": 4}}, TargetError),
+        ({"alpha_pattern": {r"layers\.9\..*": 4}}, TargetError),
+        ({"lora_bias": True, "target_modules": ["query", "embed"]}, CapabilityError),
+        ({"init_lora_weights": "pissa", "target_modules": ["query", "embed"]}, CapabilityError),
+    ],
+)
+def test_a_wrong_config_changes_nothing(fields, error):
+    model = net()
+    before = list(model.modules())
+    tuner = Tuner(model)
+    with pytest.raises(error):
+        tuner.add("a", lora(**fields))
+    assert list(model.modules()) == before
+    assert not tuner.configs
+    assert not tuner.layers
+    tuner.add("a", lora())  # and it can be tried again
+    assert len(tuner.layers) == 4
+
+
+def test_a_failed_first_adapter_leaves_the_base_trainable():
+    model = net()
+    with pytest.raises(TargetError):
+        Tuner(model).add("a", lora(target_modules=["nope"]))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "message"), [("a", "is there already"), ("x.y", "cannot contain a dot")])
+def test_names_are_unique_and_have_no_dot(name, message):
+    with pytest.raises(StateError, match=message):
+        tuned("a").add(name, lora())
+
+
+def test_the_base_is_frozen_and_the_adapter_trains():
+    tuner = tuned("a", modules_to_save=["classifier"])
+    trained = {name for name, p in tuner.named_parameters() if p.requires_grad}
+    assert all(".adapters.a." in name or ".modules_to_save.a." in name for name in trained)
+    assert {p.requires_grad for p in tuner.copies["classifier"].original_module.parameters()} == {False}
+    tuner.set_trainable("a", False)
+    assert not [name for name, p in tuner.named_parameters() if p.requires_grad]
+
+
+def test_inference_mode_makes_nothing_trainable():
+    tuner = Tuner(net())
+    tuner.add("a", lora(inference_mode=True, bias="all", modules_to_save=["classifier"]))
+    assert not [name for name, p in tuner.named_parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("mode", "biases"),
+    [
+        ("none", []),
+        ("lora_only", ["layers.0.query", "layers.1.query"]),
+        ("all", [f"layers.{i}.{n}" for i in (0, 1) for n in ("query", "norm")] + ["classifier"]),
+    ],
+)
+def test_bias_modes(mode, biases):
+    tuner = tuned("a", bias=mode)
+    assert [name for name, layer in tuner.layers.items() if "a" in layer.biases] == sorted(biases, key=list(tuner.layers).index)
+    x, model = batch(), tuner.model
+    changed, base = model(x), net()(x)
+    tuner.merge()
+    torch.testing.assert_close(model(x), changed, atol=1e-5, rtol=1e-4)
+    tuner.unmerge()
+    tuner.delete("a")
+    assert torch.equal(model(x), base)
+
+
+def test_biases_of_a_module_saved_whole_are_its_copy_s():
+    tuner = tuned("a", bias="all", modules_to_save=["classifier"])
+    assert isinstance(tuner.model.classifier, CopiedLayer)
+    assert "classifier" not in tuner.layers
+
+
+def test_modules_to_save_have_a_copy_per_adapter():
+    tuner = tuned("a", "b", modules_to_save=["classifier"])
+    copies = tuner.copies["classifier"].modules_to_save
+    assert copies["a"] is not copies["b"]
+    assert not torch.equal(copies["a"].weight, copies["b"].weight)
+    for name in ("a", "b"):
+        tuner.activate((name,))
+        assert tuner.model.classifier.active_module() is copies[name]
+        assert tuner.model.classifier.weight is copies[name].weight
+    tuner.selection.enabled = False
+    assert torch.equal(tuner(batch()), net()(batch()))
+
+
+def test_a_module_inside_a_saved_one_is_saved_once():
+    tuner = Tuner(net())
+    tuner.add("a", lora(target_modules=["layers.0.query"], modules_to_save=["layers.1", "layers.1.value"]))
+    assert list(tuner.copies) == ["layers.1"]
+    assert not any(isinstance(m, CopiedLayer) for m in tuner.copies["layers.1"].modules_to_save["a"].modules())
+
+
+def test_adapted_modules_cannot_be_saved_whole():
+    with pytest.raises(CapabilityError, match=r"\['classifier'\] are adapted by another adapter"):
+        tuned("a", target_modules=["classifier"]).add("b", lora(modules_to_save=["classifier"]))
+
+
+def test_activation_changes_the_output_and_nothing_else():
+    tuner, x = tuned("a", "b"), batch()
+    flags = [p.requires_grad for p in tuner.parameters()]
+    outputs = {}
+    for names in (("a",), ("b",), ("a", "b"), ()):
+        tuner.activate(names)
+        outputs[names] = tuner(x)
+    assert torch.equal(outputs[()], net()(x))
+    assert len({tuple(y.flatten().tolist()) for y in outputs.values()}) == 4
+    assert [p.requires_grad for p in tuner.parameters()] == flags
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    tuner = tuned("french", "german")
+    for call in (tuner.delete, lambda n: tuner.activate((n,)), lambda n: tuner.merge((n,))):
+        with pytest.raises(StateError, match=r"no adapter named 'frensh'; did you mean 'french'\? Adapters: french, german"):
+            call("frensh")
+
+
+def test_merging_twice_deleting_or_switching_while_merged_are_refused():
+    tuner = tuned("a", "b")
+    tuner.merge(("a",))
+    for call in (tuner.merge, lambda: tuner.delete("a"), lambda: tuner.activate(("b",))):
+        with pytest.raises(StateError, match="merged"):
+            call()
+    tuner.unmerge()
+    tuner.delete("a")
+
+
+def test_merging_is_all_layers_or_none():
+    tuner = tuned("a")
+    before = values(tuner.model)
+    with torch.no_grad():
+        tuner.layers["layers.1.value"].adapters["a"].lora_B.weight.fill_(torch.nan)
+    expected = values(tuner.model)
+    with pytest.raises(StateError, match="not finite"):
+        tuner.merge(safe=True)
+    after = values(tuner.model)
+    assert all(torch.equal(after[k], t) or t.isnan().any() for k, t in expected.items())
+    assert not tuner.merged_adapters
+    assert after.keys() == before.keys()
+
+
+def test_merging_several_equals_their_sum():
+    tuner, x = tuned("a", "b"), batch()
+    tuner.activate(("a", "b"))
+    expected = tuner(x)
+    tuner.merge()
+    assert tuner.merged_adapters == ("a", "b")
+    torch.testing.assert_close(tuner(x), expected, atol=1e-5, rtol=1e-4)
+    tuner.unmerge()
+    assert torch.equal(tuner(x), expected)
+
+
+@pytest.mark.parametrize("merged_before", [False, True])
+def test_unloading_with_and_without_the_change(merged_before):
+    for merge in (False, True):
+        tuner, x = tuned("a", modules_to_save=["classifier"]), batch()
+        expected = tuner(x) if merge else net()(x)
+        if merged_before:
+            tuner.merge()
+        plain = tuner.unload(merge=merge)
+        assert not [m for m in plain.modules() if isinstance(m, AdaptedLayer | CopiedLayer)]
+        torch.testing.assert_close(plain(x), expected, atol=1e-5, rtol=1e-4)
+        tuner.add("again", lora())
+        tuner.activate(("again",))
+        torch.testing.assert_close(tuner(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_merging_keeps_a_tied_weight_elsewhere():
+    model = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Linear(4, 4)})
+    model["two"].weight = model["one"].weight
+    before = model["two"].weight.clone()
+    tuner = Tuner(model)
+    tuner.add("a", LoraConfig(r=2, target_modules=["one"]))
+    move(tuner)
+    tuner.merge(("a",))
+    assert torch.equal(model["two"].weight, before)
+    assert not torch.equal(model["one"].weight, before)
+
+
+def test_the_config_handed_in_is_not_kept_or_changed():
+    config = lora(target_modules=["query"])
+    before = config.model_copy(deep=True)
+    model = get_peft_model(net(), config)
+    assert config == before
+    config.r = 5
+    config.target_modules.append("value")
+    assert model.peft_config["default"].r == 2
+    assert model.peft_config["default"].target_modules == ["query"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "written"),
+    [
+        ("all-linear", ["classifier", "query", "value"]),
+        (r"layers\.0\..*(query|value)", ["layers.0.query", "layers.0.value"]),
+        (["0.query", "value"], ["layers.0.query", "value"]),
+    ],
+)
+def test_the_config_kept_names_what_matched(stated, written):
+    assert tuned("a", target_modules=stated).configs["a"].target_modules == written
+
+
+def test_patterns_reach_the_modules_they_name():
+    tuner = tuned("a", rank_pattern={"0.query": 4, r".*value": 6}, alpha_pattern={"layers.1.query": 12})
+    ranks = {name: layer.adapters["a"].lora_A.weight.shape[0] for name, layer in tuner.layers.items()}
+    assert list(ranks.values()) == [4, 6, 2, 6]
+    assert tuner.layers["layers.1.query"].adapters["a"].scaling == 6
+
+
+def test_injected_adapters_are_found_again():
+    model = inject_adapter_in_model(lora(), net(), "a")
+    inject_adapter_in_model(lora(target_modules=["query"]), model, "b")
+    layer = model.layers[0].query
+    assert set(layer.adapters) == {"a", "b"}
+    assert layer.selection is model.layers[1].value.selection
+    assert layer.selection.active == ("a", "b")
+    assert not isinstance(layer.base_layer, AdaptedLayer)
+
+
+@pytest.mark.parametrize(("half", "expected"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_types_of_adapters_on_a_half_base(half, expected):
+    tuner = Tuner(net().to(torch.bfloat16))
+    tuner.add("a", lora(modules_to_save=["classifier"]), autocast_adapter_dtype=half)
+    assert {p.dtype for _, part in tuner.parts("a") if not isinstance(part, nn.Linear) for p in part.parameters()} == {expected}
+
+
+def test_training_mode_is_the_replaced_module_s():
+    model = net().train()
+    tuner = Tuner(model)
+    tuner.add("a", lora(modules_to_save=["classifier"]))
+    assert all(m.training for m in model.modules())
+    assert not any(m.training for m in tuned("a").modules() if m is not None and isinstance(m, AdaptedLayer))
