@@ -16,6 +16,7 @@ from adapterkit.nn.view import kind_of
 
 Modules = Mapping[str, nn.Module]
 ALL_LINEAR = "all-linear"
+_LINEAR = ("linear", "attention")
 _INDEX = re.compile(r"\.(\d+)(?=\.)")
 
 
@@ -50,10 +51,12 @@ def match_targets(
         TargetError: a stated name, pattern or index matches nothing.
         CapabilityError: a target is a layer that the method cannot adapt.
     """
+    if not config.target_modules and getattr(config, "target_parameters", None):
+        return []
     method = config.peft_type
     patterns = _resolve(config.target_modules, config.default_roles, model_type, "target_modules")
     if patterns == ALL_LINEAR:
-        chosen = [n for n, m in modules.items() if _kind(m) == "linear" and n not in heads]
+        chosen = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads and not _inside(n, modules)]
         if not chosen:
             raise TargetError("target_modules='all-linear' found no linear layer")
     else:
@@ -66,6 +69,9 @@ def match_targets(
         raise TargetError(f"no module is left to adapt: target_modules={patterns!r}, less what is excluded or saved whole")
     for name in chosen:
         _check_kind(name, modules[name], kinds, method)
+        if _inside(name, modules):
+            owner = name.rpartition(".")[0]
+            raise CapabilityError(f"{name!r} is never called: {owner!r} reads its weight. Target {owner!r}")
     return chosen
 
 
@@ -193,16 +199,22 @@ def _index_by(patterns: Sequence[str]) -> Callable[[str], int | None]:
     return index_of
 
 
+def _inside(name: str, modules: Modules) -> bool:
+    """Whether a module is part of a `torch.nn.MultiheadAttention`, which reads its weights and does not call it."""
+    return isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)
+
+
 def _kind(module: nn.Module) -> str:
     return module.view.kind if isinstance(module, AdaptedLayer) else kind_of(module)
 
 
 def _check_kind(name: str, module: nn.Module, kinds: Collection[str], method: str) -> None:
-    if "any" in kinds or _kind(module) in kinds:
+    kind = _kind(module)
+    if "any" in kinds or kind in kinds or (kind == "attention" and "linear" in kinds):
         return
     layer = module.base_layer if isinstance(module, AdaptedLayer) else module
     raise CapabilityError(
-        f"{method} cannot adapt {name!r}, a {type(layer).__name__} (kind {_kind(module)}); it adapts {', '.join(sorted(kinds))}"
+        f"{method} cannot adapt {name!r}, a {type(layer).__name__} (kind {kind}); it adapts {', '.join(sorted(kinds))}"
     )
 
 

@@ -20,7 +20,7 @@ class FactoredLayerConfig(IndexedLayerConfig):
     rank_dropout: float = Field(0.0, ge=0, lt=1, description="In training, how often an output loses its change.")
     module_dropout: float = Field(0.0, ge=0, lt=1, description="In training, how often a layer loses its whole change.")
     use_effective_conv2d: bool = Field(
-        False, description="Factor the kernel of a convolution, too, where it is larger than 1 (FedPara, proposition 3)."
+        False, description="Factor a convolution's kernel, too, where it is larger than 1 (FedPara, proposition 3)."
     )
     rank_pattern: dict[str, PositiveInt] = Field(
         default_factory=dict, description="Other ranks for some modules: {name suffix or regex: r}."

@@ -23,11 +23,11 @@ def test_every_layer_kind(layer, effective, variant):
     assert_parity(kwargs, LoKrConfig, peft.LoKrConfig, factory, inputs)
 
 
-@pytest.mark.parametrize("variant", [{"decompose_both": True}, {"decompose_both": True, "decompose_factor": 8}], ids=str)
-def test_both_matrices_factored(variant):
+@pytest.mark.parametrize("factor", [-1, 8])
+def test_both_matrices_factored(factor):
     torch.manual_seed(3)
     factory = seeded(lambda: Single(nn.Linear(64, 48)))
-    kwargs = {"r": 2, "target_modules": ["target"], **variant}
+    kwargs = {"r": 2, "target_modules": ["target"], "decompose_both": True, "decompose_factor": factor}
     assert_parity(kwargs, LoKrConfig, peft.LoKrConfig, factory, torch.randn(2, 3, 64))
 
 

@@ -1,6 +1,8 @@
 r"""(IA)³ (Liu et al., 2022), https://arxiv.org/abs/2205.05638: inhibit and amplify inner activations by learnt vectors.
 
-.. math:: y = l \odot (W x + b) \text{ on keys and values}, \quad y = W (l \odot x) + b \text{ where a feed-forward block ends}
+.. math::
+
+    y = l \odot (W x + b) \text{ on keys and values}, \quad y = W (l \odot x) + b \text{ ending a feed-forward block}
 
 For keys, values and feed-forward blocks of a 768-wide transformer: 4,608 trained numbers a layer.
 """

@@ -11,7 +11,7 @@ from adapterkit.config.layer import LayerConfig
 
 
 class IA3Config(LayerConfig):
-    """(IA)³ (Liu et al., 2022), https://arxiv.org/abs/2205.05638: keys, values and feed-forward activations are scaled."""
+    """(IA)³ (Liu et al., 2022), https://arxiv.org/abs/2205.05638: scales keys, values and feed-forward activations."""
 
     adapter: ClassVar[str] = "adapterkit.methods.ia3.adapter:IA3Adapter"
     default_roles: ClassVar[tuple[str, ...]] = ("key", "value", "ffn_out")
@@ -26,7 +26,9 @@ class IA3Config(LayerConfig):
     fan_in_fan_out: bool = Field(
         False, description="Whether layers store (in, out). Recognised by itself; kept for PEFT's files."
     )
-    init_ia3_weights: bool = Field(True, description="Start at one, as the base model; false draws the vectors, for tests.")
+    init_ia3_weights: bool = Field(
+        True, description="Start at one, as the base model; false draws the vectors, for tests."
+    )
 
     @model_validator(mode="after")
     def _feedforward_modules_are_targets(self) -> Self:

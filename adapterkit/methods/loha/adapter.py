@@ -45,7 +45,7 @@ class LoHaAdapter(LayerAdapter):
         else:
             a, b = (rows, r), (r, math.prod(rest))
         self.hada_w1_a = nn.Parameter(torch.empty(a))  # (out_features, r), or (r, out) beside hada_t1
-        self.hada_w1_b = nn.Parameter(torch.empty(b))  # (r, in_features), (r, in / groups * kernel), or (r, in / groups)
+        self.hada_w1_b = nn.Parameter(torch.empty(b))  # (r, in_features), or (r, in / groups [* kernel])
         self.hada_w2_a = nn.Parameter(torch.empty(a))  # as hada_w1_a
         self.hada_w2_b = nn.Parameter(torch.empty(b))  # as hada_w1_b
         for parameter in self.parameters():
@@ -55,7 +55,7 @@ class LoHaAdapter(LayerAdapter):
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
-        update = self.drop(self._update(x), 1 if self.layer.kind == "conv" else -1)
+        update: Tensor = self.drop(self._update(x), 1 if self.layer.kind == "conv" else -1)
         return y + (update * self.scaling).to(y.dtype)
 
     def _update(self, x: Tensor) -> Tensor:

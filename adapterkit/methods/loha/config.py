@@ -11,7 +11,7 @@ from adapterkit.config.factored import FactoredLayerConfig
 
 
 class LoHaConfig(FactoredLayerConfig):
-    """LoHa, or FedPara (Hyeon-Woo et al., 2021), https://arxiv.org/abs/2108.06098: two low-rank products, multiplied."""
+    """LoHa, or FedPara (Hyeon-Woo et al., 2021), https://arxiv.org/abs/2108.06098: a product of low-rank matrices."""
 
     adapter: ClassVar[str] = "adapterkit.methods.loha.adapter:LoHaAdapter"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import cast, final
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class LoKrAdapter(LayerAdapter):
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
-        update = self.drop(self._update(x), 1 if self.layer.kind == "conv" else -1)
+        update: Tensor = self.drop(self._update(x), 1 if self.layer.kind == "conv" else -1)
         return y + (update * self.scaling).to(y.dtype)
 
     def _update(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class LoKrAdapter(LayerAdapter):
         if self.layer.kind == "conv":
             return self._convolved(x)
         w1, inner, outer = (None if t is None else t.to(x.dtype) for t in self._factors())
-        z = F.linear(x.unflatten(-1, self.sizes[2:]), inner)  # type: ignore[arg-type]  # (..., c, b or r)
+        z = F.linear(x.reshape(*x.shape[:-1], *self.sizes[2:]), inner)  # type: ignore[arg-type]  # (..., c, b or r)
         z = torch.einsum("ac,...cd->...ad", w1, z)
         return (z if outer is None else F.linear(z, outer)).flatten(-2)
 
@@ -91,17 +91,17 @@ class LoKrAdapter(LayerAdapter):
         if self.layer.layer.groups > 1 or self._is_folded():
             return self.layer.apply(x, self._delta().to(x.dtype))
         w1, inner, outer = (None if t is None else t.to(x.dtype) for t in self._factors())
-        a, b, c, d = self.sizes
+        c, d = self.sizes[2:]
         kernel = inner.reshape(inner.shape[0], d, *self.layer.weight_shape[2:])  # type: ignore[union-attr]
         z = self.layer.apply(x.reshape(-1, d, *x.shape[2:]), kernel)  # (rows * c, b or r, *space)
-        z = torch.einsum("ac,ncqs->naqs", w1, z.flatten(2).unflatten(0, (-1, c))).reshape(-1, a, *z.shape[1:])
+        z = torch.einsum("ac,ncr...->nar...", w1, z.reshape(-1, c, *z.shape[1:]))
         if outer is not None:
             z = torch.einsum("br,nar...->nab...", outer, z)
         return z.flatten(1, 2)
 
     def _is_folded(self) -> bool:
-        """Whether the full second matrix has three dimensions, a 1-d convolution's: PEFT's files then mean the Kronecker
-        product over its trailing dimensions, read as the weight."""
+        """Whether the second matrix is the whole one of a 1-d convolution. PEFT's files then mean the Kronecker product
+        of ``W_1`` with its last two dimensions, read off as the weight."""
         return self.lokr_w2 is not None and self.lokr_w2.ndim == 3
 
     @override
@@ -121,8 +121,7 @@ class LoKrAdapter(LayerAdapter):
         w1 = self.lokr_w1_a @ self.lokr_w1_b if self.lokr_w1 is None else self.lokr_w1  # type: ignore[operator]
         if self.lokr_w2 is not None:
             return w1, self.lokr_w2, None
-        a, b = self.lokr_w2_a, self.lokr_w2_b
-        assert a is not None and b is not None
+        a, b = cast(Tensor, self.lokr_w2_a), cast(Tensor, self.lokr_w2_b)
         if self.lokr_t2 is None:
             return w1, b, a
         return w1, torch.einsum("ij...,jd->id...", self.lokr_t2, b).flatten(1), a.T
