@@ -66,7 +66,7 @@ def read(layer: Any) -> Tensor:
         return weight.detach()  # type: ignore[union-attr]
     if hasattr(weight, "quant_state") or hasattr(weight, "SCB"):
         return _bitsandbytes(layer)
-    if isinstance(weight, Tensor) and hasattr(weight, "dequantize"):
+    if isinstance(weight, Tensor) and type(weight.data) is not Tensor:  # a plain one has no scales to dequantise with
         return weight.detach().dequantize()
     return _by_identity(layer)
 

@@ -1,0 +1,62 @@
+"""A module that is trained whole: the active adapter's copy runs, by row too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adapterkit.errors import CapabilityError
+from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.selection import Routes, Selection
+
+
+def copied() -> CopiedLayer:
+    torch.manual_seed(0)
+    layer = CopiedLayer(nn.Linear(4, 3).requires_grad_(False), Selection(active=("a",)))
+    for name in ("a", "b"):
+        with torch.no_grad():
+            layer.add(name).weight += torch.randn(3, 4)
+    return layer
+
+
+def test_runs_the_copy_of_the_last_active_adapter_that_has_one():
+    layer, x = copied(), torch.randn(2, 4)
+    for active, name in {("a",): "a", ("a", "b"): "b", ("b", "other"): "b", ("other",): None, (): None}.items():
+        layer.selection.active = active
+        expected = layer.original_module if name is None else layer.modules_to_save[name]
+        assert torch.equal(layer(x), expected(x))
+    layer.selection.active, layer.selection.enabled = ("a",), False
+    assert torch.equal(layer(x), layer.original_module(x))
+
+
+def test_copies_train_and_the_original_does_not():
+    layer = copied()
+    assert not any(p.requires_grad for p in layer.original_module.parameters())
+    assert all(p.requires_grad for p in layer.modules_to_save.parameters())
+
+
+def test_rows_have_their_own_copy():
+    layer, x = copied(), torch.randn(4, 4)
+    layer.selection.routes = Routes.of(["b", "__base__", "a", "b"])
+    y = layer(x)
+    for name, rows in {"a": [2], "b": [0, 3]}.items():
+        torch.testing.assert_close(y[rows], layer.modules_to_save[name](x[rows]))
+    torch.testing.assert_close(y[1], layer.original_module(x[1]))
+
+
+def test_rows_that_cannot_be_told_apart_are_an_error():
+    layer = copied()
+    layer.selection.routes = Routes.of(["a", "b"])
+    with pytest.raises(CapabilityError, match="needs a positional input to Linear"):
+        layer(input=torch.randn(2, 4))
+    layer.original_module.forward = lambda x: (x, x)
+    with pytest.raises(CapabilityError, match="needs a tensor from Linear"):
+        layer(torch.randn(2, 4))
+
+
+def test_foreign_code_reads_the_copy():
+    layer = copied()
+    assert layer.weight is layer.modules_to_save["a"].weight
+    layer.selection.enabled = False
+    assert layer.weight is layer.original_module.weight
