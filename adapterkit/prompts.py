@@ -1,4 +1,4 @@
-"""Prompts around a whole model: their sizes, their making, and calling and generating with them."""
+"""Prompts around a whole model: making them, and calling and generating with them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import Cache, StaticCache
 
 from adapterkit.config.prompt import PromptConfig
-from adapterkit.errors import CapabilityError, ConfigError
+from adapterkit.errors import CapabilityError
 from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.prompt_sizes import with_sizes as with_sizes
 from adapterkit.tuner import _seeded
 from adapterkit.virtual_tokens import (
     Inputs,
@@ -29,53 +30,11 @@ from adapterkit.virtual_tokens import (
     is_encoder_decoder,
     length_of,
     parameters_of,
+    takes_positions,
 )
 
 if TYPE_CHECKING:
     from adapterkit.model import PeftModel
-
-SIZE_NAMES: Mapping[str, tuple[str, ...]] = {
-    "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),
-    "token_dim": ("hidden_size", "n_embd", "d_model"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
-}
-"""What the sizes are called in the configurations of models."""
-
-
-def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) -> PromptConfig:
-    """The config with every size filled in that it left to the base model.
-
-    For tokens in the cache, heads are the key-value heads and ``token_dim`` is their joint width.
-
-    Raises:
-        ConfigError: the model does not say a size; names it.
-    """
-    held: Any = getattr(model, "config", None)
-    text = held.get_text_config() if hasattr(held, "get_text_config") else held
-    sizes: dict[str, Any] = {}
-    for field, names in SIZE_NAMES.items():
-        found = (getattr(text, name, None) for name in names)
-        sizes[field] = getattr(config, field) or next((size for size in found if size is not None), None)
-    missing = [field for field, size in sizes.items() if size is None]
-    if missing:
-        raise ConfigError(f"{config.peft_type}: {type(model).__name__} does not say {', '.join(missing)}: set them")
-    if config.adapter_class().place == "cache":
-        sizes.update(_cache_sizes(config, text, sizes))
-    if "encoder_hidden_size" in type(config).model_fields:
-        sizes["encoder_hidden_size"] = getattr(config, "encoder_hidden_size", None) or sizes["token_dim"]
-    halves = 2 if (config.task_type or task_type) == "SEQ_2_SEQ_LM" else 1
-    sizes["num_transformer_submodules"] = config.num_transformer_submodules or halves
-    return config.model_copy(update=sizes)
-
-
-def _cache_sizes(config: PromptConfig, text: Any, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The number of key-value heads and their joint width, unless the config states them."""
-    if config.token_dim and config.num_attention_heads:
-        return {}
-    heads = getattr(text, "num_key_value_heads", None) or sizes["num_attention_heads"]
-    width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None)
-    width = width or sizes["token_dim"] // sizes["num_attention_heads"]
-    return {"num_attention_heads": heads, "token_dim": heads * width}
 
 
 def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: bool = False) -> PromptAdapter:
@@ -148,6 +107,7 @@ def call_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tuple[A
     inputs, tokens = with_tokens(peft_model, prompt, inputs, task_ids)
     return_dict = inputs.get("return_dict")
     if prompt.place == "cache":
+        _check_checkpointing(model)
         before = length_of(inputs["past_key_values"])
         outputs = peft_model.base_model(**inputs)
         _check_used(model, inputs["past_key_values"], before)
@@ -182,12 +142,12 @@ def with_tokens(
     if task_ids is not None:
         task_ids = task_ids.repeat_interleave(rows // len(task_ids))
     tokens = gather(peft_model.prompt_encoder, selection.active, selection.routes, rows, task_ids)
+    if tokens.mask is not None:
+        _check_unequal(peft_model, prompt)
     if prompt.place == "cache":
         _require(model, "past_key_values")
         return into_cache(inputs, tokens, model, _sizes_of(peft_model)), tokens
     _require(model, "inputs_embeds")
-    if tokens.mask is not None:
-        _check_pooling(peft_model)
     if not is_encoder_decoder(model) or inputs.get("encoder_outputs") is None:
         inputs = into_embeddings(inputs, tokens, model, fill=peft_model.fill, shifted=peft_model.shifted)
     if prompt.in_decoder and tokens.values.shape[1] == 2 and decoder:
@@ -205,23 +165,34 @@ def _require(model: nn.Module, name: str) -> None:
         raise CapabilityError(f"{type(model).__name__} takes no {name}, which the prompt has to go into")
 
 
-def _check_pooling(peft_model: PeftModel) -> None:
-    """Rows with fewer virtual tokens than others begin with padding, which must not be what a model reads."""
+def _check_unequal(peft_model: PeftModel, prompt: PromptAdapter) -> None:
+    """Whether rows may have different numbers of virtual tokens: shorter prompts begin with padding."""
+    model = peft_model.get_base_model()
     names = {name.rpartition(".")[2] for name in peft_model.base_model.names}
-    for name in names & set(peft_model.pooled_by):
-        raise CapabilityError(
-            f"adapter_names: the {name} of {type(peft_model.get_base_model()).__name__} reads the first column, so the "
-            "rows of one batch must all have prompts of the same number of virtual tokens"
-        )
+    pooling = ", ".join(names & set(peft_model.pooled_by))
+    if pooling and prompt.place == "embeddings":
+        why = f"its {pooling} reads the first column, which would be padding"
+    elif hasattr(model.config, "max_position_embeddings") and not takes_positions(model):
+        why = "it has learnt positions, and takes no position_ids to set them right"
+    else:
+        return
+    method = next(iter(peft_model.peft_config.values())).peft_type
+    raise CapabilityError(
+        f"{method}: adapter_names for a {type(model).__name__} need prompts of the same number of virtual tokens in "
+        f"every row, and no rows without: {why}"
+    )
 
 
 def _check_used(model: nn.Module, cache: Cache, before: int) -> None:
     """A cache that has not grown was not looked at."""
-    if length_of(cache) > before:
-        return
-    checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    why = "gradient checkpointing drops the cache: disable it" if checkpointing else "its layers use no cache"
-    raise CapabilityError(f"{type(model).__name__} left out the prefix in its key-value cache: {why}")
+    if length_of(cache) <= before:
+        raise CapabilityError(f"{type(model).__name__} left out the prompt in its key-value cache: its layers use none")
+
+
+def _check_checkpointing(model: nn.Module) -> None:
+    """While it trains, a layer that is computed again in backward drops the cache, and the prompt with it."""
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise CapabilityError("a prompt in the key-value cache excludes gradient checkpointing: disable one of them")
 
 
 def generate_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tuple[Any, ...], kwargs: Inputs) -> Any:

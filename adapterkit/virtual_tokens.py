@@ -151,7 +151,7 @@ def is_encoder_decoder(model: Any) -> bool:
 
 def filled(cache: Cache, tokens: VirtualTokens, model: Any, sizes: Sizes) -> Cache:
     """The cache, in which every layer now holds its keys and values of the tokens."""
-    blocks = tokens.values.to(model.dtype).reshape(
+    blocks = tokens.values.to(_dtype(model, tokens.values.device)).reshape(
         tokens.values.shape[0], tokens.columns, sizes.layers, 2, sizes.heads, -1
     )
     held = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
@@ -161,6 +161,13 @@ def filled(cache: Cache, tokens: VirtualTokens, model: Any, sizes: Sizes) -> Cac
         key, value = block.permute(2, 0, 3, 1, 4)  # each (rows, heads, tokens, head_dim)
         held.update(key, value, layer)
     return cache
+
+
+def _dtype(model: Any, device: torch.device) -> torch.dtype:
+    """The type of a model's own keys and values."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return model.dtype  # type: ignore[no-any-return]
 
 
 def decoder_layers(model: Any, default: int) -> int:
@@ -253,7 +260,7 @@ def _with_mask(inputs: Inputs, tokens: VirtualTokens, key: str, columns: int) ->
 def _with_positions(inputs: Inputs, tokens: VirtualTokens, model: Any, *, first: int, width: int) -> None:
     """Let positions follow on the virtual tokens; ``first`` is the position without them, ``width`` the columns."""
     positions = inputs.get("position_ids")
-    if positions is None and tokens.mask is not None and _takes_positions(model):
+    if positions is None and tokens.mask is not None and takes_positions(model):
         positions = torch.arange(first, first + width, device=tokens.mask.device)[None]
     if positions is not None:
         inputs["position_ids"] = positions + tokens.counts
@@ -267,20 +274,9 @@ def _width(inputs: Inputs, names: Sequence[str]) -> int:
     raise StateError(f"a prompt needs one of {', '.join(names)}")
 
 
-def _takes_positions(model: Any) -> bool:
-    """Whether a model can be told positions. One that has learnt positions and cannot be told is refused.
-
-    Raises:
-        CapabilityError: rows with different numbers of virtual tokens would stand at wrong positions.
-    """
-    if "position_ids" in parameters_of(model) and not is_encoder_decoder(model):
-        return True
-    if hasattr(model.config, "max_position_embeddings"):
-        raise CapabilityError(
-            f"adapter_names: {type(model).__name__} takes no position_ids, so the rows of one batch must all have "
-            "prompts of the same number of virtual tokens"
-        )
-    return False
+def takes_positions(model: Any) -> bool:
+    """Whether a model can be told at which position each column stands."""
+    return "position_ids" in parameters_of(model) and not is_encoder_decoder(model)
 
 
 def parameters_of(model: Any) -> set[str]:

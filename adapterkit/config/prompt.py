@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -11,6 +12,8 @@ from adapterkit.config.base import PeftConfig, Text
 
 class PromptConfig(PeftConfig):
     """A method that puts one adapter around the whole model. Sizes left null are read off the base model."""
+
+    example: ClassVar[Mapping[str, Any]] = {"num_virtual_tokens": 3}
 
     num_virtual_tokens: PositiveInt = Field(description="Number of virtual tokens put before the input.")
     token_dim: PositiveInt | None = Field(None, description="Size of a token's embedding.")

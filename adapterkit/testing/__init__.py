@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in ("configs", "layers", "models", "states", "tasks")))
+pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in ("configs", "layers", "models", "prompts", "states", "tasks")))
 
 from adapterkit.testing.adapter import AdapterContract  # noqa: E402
+from adapterkit.testing.prompts import PromptContract  # noqa: E402
 from adapterkit.testing.tasks import TaskContract  # noqa: E402
 
-__all__ = ["AdapterContract", "TaskContract"]
+__all__ = ["AdapterContract", "PromptContract", "TaskContract"]

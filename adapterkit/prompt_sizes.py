@@ -1,0 +1,54 @@
+"""The sizes of a prompt, read off the model it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from adapterkit.config.prompt import PromptConfig
+from adapterkit.errors import ConfigError
+
+SIZE_NAMES: Mapping[str, tuple[str, ...]] = {
+    "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),
+    "token_dim": ("hidden_size", "n_embd", "d_model"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+}
+"""What the sizes are called in the configurations of models."""
+
+
+def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) -> PromptConfig:
+    """The config with every size filled in that it left to the base model.
+
+    For tokens in the cache, heads are the key-value heads and ``token_dim`` is their joint width.
+
+    Raises:
+        ConfigError: the model does not say a size; names it.
+    """
+    held: Any = getattr(model, "config", None)
+    text = held.get_text_config() if hasattr(held, "get_text_config") else held
+    sizes: dict[str, Any] = {}
+    for field, names in SIZE_NAMES.items():
+        found = (getattr(text, name, None) for name in names)
+        sizes[field] = getattr(config, field) or next((size for size in found if size is not None), None)
+    missing = [field for field, size in sizes.items() if size is None]
+    if missing:
+        raise ConfigError(f"{config.peft_type}: {type(model).__name__} does not say {', '.join(missing)}: set them")
+    if config.adapter_class().place == "cache":
+        sizes.update(_cache_sizes(config, text, sizes))
+    if "encoder_hidden_size" in type(config).model_fields:
+        sizes["encoder_hidden_size"] = getattr(config, "encoder_hidden_size", None) or sizes["token_dim"]
+    halves = 2 if (config.task_type or task_type) == "SEQ_2_SEQ_LM" else 1
+    sizes["num_transformer_submodules"] = config.num_transformer_submodules or halves
+    return config.model_copy(update=sizes)
+
+
+def _cache_sizes(config: PromptConfig, text: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The number of key-value heads and their joint width, unless the config states them."""
+    if config.token_dim and config.num_attention_heads:
+        return {}
+    heads = getattr(text, "num_key_value_heads", None) or sizes["num_attention_heads"]
+    width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None)
+    width = width or sizes["token_dim"] // sizes["num_attention_heads"]
+    return {"num_attention_heads": heads, "token_dim": heads * width}
