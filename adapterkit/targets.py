@@ -56,7 +56,8 @@ def match_targets(
     method = config.peft_type
     patterns = _resolve(config.target_modules, config.default_roles, model_type, "target_modules")
     if patterns == ALL_LINEAR:
-        chosen = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads and not _inside(n, modules)]
+        linear = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads]
+        chosen = [n for n in linear if not _inside(n, modules)]
         if not chosen:
             raise TargetError("target_modules='all-linear' found no linear layer")
     else:

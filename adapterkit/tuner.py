@@ -22,8 +22,10 @@ from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
+from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
+from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
 from adapterkit.targets import match_subset, match_targets, matching, modules_of, suffixes
 from adapterkit.tokens import make_token_rows
 
@@ -109,24 +111,13 @@ class Tuner(nn.Module):
         if "." in name:
             raise StateError(f"an adapter's name cannot contain a dot: {name!r}")
         config = config.model_copy(deep=True)
-        adapters: dict[str, LayerAdapter] = {}
-        if isinstance(config, LayerConfig):
-            options = {"half": not autocast_adapter_dtype, "meta": low_cpu_mem_usage}
-            chosen = self._targets(config)
-            config = self._honoured(config, chosen)
-            adapters = self._make(name, config, chosen, **options)
+        config, parts = self._parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
         saved = self._modules_to_save(config)
-        biases = self._biases(config, list(adapters))
-        tokens = make_token_rows(self.model, self.names, config)
         if not self.known:
             self.model.requires_grad_(False)
-        for target, adapter in adapters.items():
-            self._layer(target).adapters[name] = adapter
-        for target, rows in tokens.items():
-            self._layer(target).tokens[name] = _placed(rows, rows.layer, half=not autocast_adapter_dtype)
-        for target in biases:
-            layer = self._layer(target)
-            layer.biases[name] = BiasAdapter(layer.view)
+        for slot, made in parts.items():
+            for target, part in made.items():
+                getattr(self._layer(target), slot)[name] = part
         for target in saved:
             self._copied(target).add(name)
         self.configs[name] = config
@@ -134,16 +125,40 @@ class Tuner(nn.Module):
             self.set_trainable(name, False)
         return config
 
+    def _parts(
+        self, name: str, config: PeftConfig, *, half: bool, meta: bool
+    ) -> tuple[PeftConfig, dict[str, dict[str, nn.Module]]]:
+        """The config as it is honoured, and what is put beside layers: slot of `AdaptedLayer` -> target -> adapter."""
+        parts: dict[str, dict[str, nn.Module]] = {}
+        if isinstance(config, LayerConfig):
+            chosen = self._targets(config)
+            spots = self._spots(config, chosen)
+            config = self._honoured(config, chosen)
+            parts = self._make(name, config, spots, half=half, meta=meta)
+        biases = self._biases(config, list(parts.get("adapters", ())))
+        parts["biases"] = {target: BiasAdapter(self._view(target)) for target in biases}
+        tokens = make_token_rows(self.model, self.names, config)
+        parts["tokens"] = {target: _placed(rows, rows.layer, half=half) for target, rows in tokens.items()}
+        return config, parts
+
     def _targets(self, config: LayerConfig) -> list[str]:
-        chosen = match_targets(
+        return match_targets(
             self.names,
             config,
             model_type=model_type(self.model),
             kinds=config.adapter_class().kinds,
             heads=self._heads(config),
         )
-        _check_patterns(config, chosen)
-        return chosen
+
+    def _spots(self, config: LayerConfig, chosen: Sequence[str]) -> list[Spot]:
+        """The places for adapters: the chosen modules, or what they compute with, and parameters."""
+        attention = attention_spots(self.names, chosen)
+        inside = {spot.target for spot in attention}
+        called = [Spot(target, target, self._view(target)) for target in chosen if target not in inside]
+        spots = [*called, *attention, *parameter_spots(self.names, config)]
+        check_spots(self.names, spots, config.adapter_class(), config.peft_type)
+        _check_patterns(config, [spot.name for spot in spots])
+        return spots
 
     def _honoured(self, config: LayerConfig, chosen: Sequence[str]) -> LayerConfig:
         """The config with every field that names targets narrowed to what it matched."""
@@ -163,20 +178,19 @@ class Tuner(nn.Module):
         return {f: match_subset(self.names, config, f, chosen=chosen, model_type=family) for f in config.subset_fields}
 
     def _make(
-        self, name: str, config: LayerConfig, chosen: Sequence[str], *, half: bool, meta: bool
-    ) -> dict[str, LayerAdapter]:
-        """The adapters for every target, made but not yet put in place."""
+        self, name: str, config: LayerConfig, spots: Sequence[Spot], *, half: bool, meta: bool
+    ) -> dict[str, dict[str, nn.Module]]:
+        """The adapters for every spot, made but not yet put in place: slot of `AdaptedLayer` -> target -> adapter."""
         implementation: type[LayerAdapter] = config.adapter_class()
-        views = {target: self._view(target) for target in chosen}
-        if meta or all(view.device.type == "meta" for view in views.values()):
+        if meta or all(spot.view.device.type == "meta" for spot in spots):
             with torch.device("meta"):
-                made = {target: implementation(config.at(target), view) for target, view in views.items()}
+                made = [implementation(config.at(spot.name), spot.view) for spot in spots]
         else:
-            seed, made = torch.initial_seed(), {}
-            for target, view in views.items():
-                with _seeded(f"{seed}/{name}/{target}"):
-                    made[target] = implementation(config.at(target), view)
-        return {target: _placed(adapter, views[target], half=half) for target, adapter in made.items()}
+            seed, made = torch.initial_seed(), []
+            for spot in spots:
+                with _seeded(f"{seed}/{name}/{spot.seed}"):
+                    made.append(implementation(config.at(spot.name), spot.view))
+        return by_slot(spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)])
 
     def _view(self, target: str) -> LayerView:
         module = self.names[target]
@@ -213,6 +227,8 @@ class Tuner(nn.Module):
         if target not in self.layers:
             self.layers[target] = layer = AdaptedLayer(self.names[target], self.selection)
             layer.train(self.names[target].training)
+            if isinstance(self.model.get_submodule(target.rpartition(".")[0]), nn.TransformerEncoderLayer):
+                layer.register_forward_pre_hook(_nothing)  # or its fast path reads the weights, and calls no adapter
             self._put(target, layer)
         return self.layers[target]
 
@@ -291,7 +307,8 @@ class Tuner(nn.Module):
         for target, layer in self.layers.items():
             for slot in layer.slots:
                 if name in slot:
-                    yield target, slot[name]
+                    part = slot[name]
+                    yield from ((target, p) for p in (part.adapters if isinstance(part, ParameterAdapters) else [part]))
         for target, copied in self.copies.items():
             if name in copied.modules_to_save:
                 yield target, copied.modules_to_save[name]
@@ -401,6 +418,10 @@ def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:
                 raise TargetError(
                     f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}"
                 )
+
+
+def _nothing(module: nn.Module, inputs: Any) -> None:
+    """A hook that changes nothing."""
 
 
 def _has_bias(module: nn.Module) -> bool:

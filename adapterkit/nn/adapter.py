@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from adapterkit.errors import CheckpointError
+from adapterkit.errors import CapabilityError, CheckpointError
+from adapterkit.nn.combination import Combination
 
 if TYPE_CHECKING:
     from adapterkit.nn.view import LayerView
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Adapter(nn.Module):
     """What layer and prompt adapters share: their tensors, as they stand in a file."""
 
-    prefix: ClassVar[str] = ""
+    prefix: str = ""
     """What stands between the layer's name and the tensors' in a file."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -97,6 +98,36 @@ class LayerAdapter(Adapter):
         The weight must be read off ``layer`` in the call, and only tensors made in the call may be changed in place.
         """
         return None
+
+    is_method: ClassVar[bool] = True
+    """False for what stands beside a method's adapter: a trained bias, trained rows of an embedding."""
+
+    sums: ClassVar[bool] = False
+    """Whether the weighted sum of two adapters' parameters is the weighted sum of what they do."""
+
+    @classmethod
+    def combined_config(cls, configs: Sequence[Any], layers: Mapping[str, Sequence[Any]], how: Combination) -> Any:
+        """The config of an adapter that combines others. Optional, with `combine`.
+
+        Args:
+            configs: those of the adapters that are combined; their targets are united by the caller.
+            layers: the adapters there are, by layer name.
+            how: how they are combined.
+
+        Raises:
+            CapabilityError: the method has no such combination.
+        """
+        if not cls.sums or how.factorises or how.kind == "cat":
+            raise CapabilityError(f"{configs[0].peft_type} adapters have no combination {how.kind!r}")
+        return configs[0]
+
+    def combine(self, adapters: Sequence[Any], weights: Sequence[float], how: Combination) -> None:
+        """Become the combination of other adapters of this layer; this one was made from `combined_config`."""
+        states = [adapter.state_dict() for adapter in adapters]
+        for key, tensor in self.state_dict(keep_vars=True).items():
+            if any(state[key].shape != tensor.shape for state in states):
+                raise CapabilityError(f"{key}: {how.kind} needs adapters of one shape: {[s[key].shape for s in states]}")
+            tensor.copy_(how.combine([state[key] for state in states], weights))
 
     @property
     def states_weight(self) -> bool:

@@ -236,6 +236,7 @@ class BiasAdapter(LayerAdapter):
     """A trained copy of the layer's own bias: ``y + (b' - b)``, where the layer computes ``... + b``."""
 
     kinds = frozenset({"any"})
+    is_method = False
 
     def __init__(self, layer: LayerView) -> None:
         super().__init__(None, layer)

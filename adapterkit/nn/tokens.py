@@ -9,7 +9,7 @@ were drawn anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ class TokenRows(LayerAdapter):
     """Replaces what an embedding looks up, or a linear output layer scores, for some tokens."""
 
     kinds = frozenset({"embedding", "linear"})
-    prefix: ClassVar[str] = "token_adapter."
+    is_method = False
+    prefix = "token_adapter."
     indices: Tensor  # (tokens,)
     place: Tensor  # (vocabulary,): the row of a token's values, or -1
 

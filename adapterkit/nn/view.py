@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from adapterkit.nn import storage
 
-Kind = Literal["linear", "embedding", "conv", "other"]
+Kind = Literal["linear", "embedding", "conv", "stack", "attention", "other"]
 
 
 class LayerView:
@@ -23,6 +23,9 @@ class LayerView:
     """
 
     __slots__ = ("in_features", "kind", "layer", "out_features", "transposed")
+
+    called: ClassVar[bool] = True
+    """Whether the layer's call applies the weight, so that adapters see its input and output."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer: Any = layer
@@ -78,6 +81,24 @@ class LayerView:
             return _convolve(self.layer, x, weight, self.layer.groups if groups is None else groups)
         return F.linear(x, weight)
 
+    def apply_product(self, x: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+        """`apply` of the weight ``outer @ inner``, which is not made unless a convolution has groups.
+
+        Args:
+            x: the layer's input.
+            outer: ``(rows, r)``, where the weight as a matrix is ``(rows, columns)``.
+            inner: ``(r, columns)``.
+        """
+        if self.kind == "embedding":
+            return self.scaled(F.embedding(x, outer) @ inner)
+        if self.kind == "linear":
+            return F.linear(F.linear(x, inner), outer)
+        shape = self.weight_shape
+        if self.layer.groups > 1:
+            return self.apply(x, (outer @ inner).reshape(shape))
+        low = self.apply(x, inner.reshape(-1, *shape[1:]))
+        return self.pointwise(low, outer.reshape(*outer.shape, *[1] * (len(shape) - 2)), None)
+
     @property
     def output_scale(self) -> Tensor | float:
         """What an embedding multiplies the rows by that it looks up: 1 but for some families' (Gemma's, BART's)."""
@@ -120,6 +141,8 @@ def kind_of(layer: nn.Module) -> Kind:
     """What a layer computes, whatever its class and storage."""
     if isinstance(layer, nn.Embedding):
         return "embedding"
+    if isinstance(layer, nn.MultiheadAttention):
+        return "attention"
     if isinstance(layer, _ConvNd):
         return "conv" if not layer.transposed else "other"
     if isinstance(layer, nn.Linear) or is_transposed(layer):
@@ -133,7 +156,7 @@ def _sizes(layer: Any, kind: Kind) -> tuple[int, int]:
         return layer.num_embeddings, layer.embedding_dim
     if kind == "conv":
         return layer.in_channels, layer.out_channels
-    if kind == "other":
+    if kind in ("other", "attention"):
         return 0, 0
     if is_transposed(layer):
         return layer.weight.shape[0], layer.weight.shape[1]

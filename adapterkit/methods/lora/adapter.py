@@ -12,7 +12,8 @@ row of the weight apart from its direction: ``y = m / ||W + s B A|| * (W + s B A
 from __future__ import annotations
 
 import math
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError
-from adapterkit.methods.lora import init
+from adapterkit.methods.lora import combine, init
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.fused import lora_linear
 from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.combination import Combination
 from adapterkit.nn.view import LayerView
 
 
@@ -40,28 +42,31 @@ class Factor(nn.Module):
 class LoraAdapter(LayerAdapter):
     """``y + s B A x``; with DoRA ``(y - b + s B A x) * m / ||W + s B A|| + b``."""
 
-    kinds = frozenset({"linear", "embedding", "conv"})
+    kinds = frozenset({"linear", "embedding", "conv", "stack"})
 
     def __init__(self, config: LoraConfig, layer: LayerView) -> None:
         super().__init__(config, layer)
+        _refuse(config, layer)
+        self.r = config.r
         self.scaling = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
-        self._make_factors(config.r, layer, config.lora_bias)
+        self._make_factors(layer, config.lora_bias)
         plain = layer.kind == "linear" and not (config.use_dora or config.lora_bias or init.needs_weight(config.init_lora_weights))
         self.fusible = plain and self.casts_factors
         self._start(config.init_lora_weights)
         if config.use_dora:
             self.lora_magnitude_vector = nn.Parameter(self._start_magnitude())  # (out_features,), or (1, out, 1...)
 
-    def _make_factors(self, r: int, layer: LayerView, bias: bool) -> None:
+    def _make_factors(self, layer: LayerView, bias: bool) -> None:
+        r = self.r
         if layer.kind == "embedding":
-            if bias:
-                raise CapabilityError("lora_bias is not possible on an embedding")
             self.lora_embedding_A = nn.Parameter(torch.empty(r, layer.in_features))  # (r, num_embeddings)
             self.lora_embedding_B = nn.Parameter(torch.empty(layer.out_features, r))  # (embedding_dim, r)
             return
         kernel, groups, ones = (), 1, ()
+        if layer.kind == "stack":
+            r *= layer.weight_shape[0]  # A's rows are grouped by expert, B's columns by rank
         if layer.kind == "conv":
             kernel, groups = layer.layer.kernel_size, layer.layer.groups
             ones = (1,) * len(kernel)
@@ -70,14 +75,15 @@ class LoraAdapter(LayerAdapter):
         self.lora_A = Factor(r, layer.in_features, *kernel)  # (r, in_features, *kernel)
         self.lora_B = Factor(layer.out_features, r // groups, *ones, bias=bias)  # (out_features, r / groups, 1...)
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
+    def factors(self) -> init.Factors:
+        """``A, B`` by whatever names the kind of layer gives them."""
         if self.layer.kind == "embedding":
             return self.lora_embedding_A, self.lora_embedding_B
         return self.lora_A.weight, self.lora_B.weight
 
     @torch.no_grad()
     def _start(self, scheme: bool | str) -> None:
-        a, b = self._factors()
+        a, b = self.factors()
         if init.needs_weight(scheme):
             self._start_from_weight(str(scheme))
         elif a.is_meta:
@@ -86,7 +92,7 @@ class LoraAdapter(LayerAdapter):
             nn.init.zeros_(a)
             nn.init.normal_(b)
         else:
-            init.start(a, b, scheme)
+            init.start(a, b, scheme, self.r)
 
     def _start_from_weight(self, scheme: str) -> None:
         """On the meta device, too, where only the base's weight counts: the product that is subtracted comes from it."""
@@ -95,7 +101,7 @@ class LoraAdapter(LayerAdapter):
         weight = self.layer.weight
         if weight.is_meta:
             return
-        a, b = self._factors()
+        a, b = self.factors()
         start_a, start_b = init.from_weight(scheme, weight.cpu(), a.shape[0], self.scaling)
         self.register_buffer("start_A", start_a, persistent=False)
         self.register_buffer("start_B", start_b, persistent=False)
@@ -108,9 +114,28 @@ class LoraAdapter(LayerAdapter):
         return [(self.start_A, self.start_B)] if "start_A" in self._buffers else []
 
     def _start_magnitude(self) -> Tensor:
-        if not self._factors()[0].is_meta:
-            return self._norm().cpu()
+        if not self.factors()[0].is_meta:
+            return self.norm().cpu()
         return torch.empty(1, self.layer.out_features, *self._ones()) if self._ones() else torch.empty(self.layer.out_features)
+
+    def whole_factors(self) -> init.Factors:
+        """``A, B`` whose product, scaled, is the whole change: with the product it started with taken away."""
+        factors, starts = self.factors(), self._start_factors()
+        if not starts:
+            return factors
+        a = torch.cat([factors[0], *(start for start, _ in starts)])
+        return a, torch.cat([factors[1], *(-start for _, start in starts)], dim=1)
+
+    @classmethod
+    @override
+    def combined_config(
+        cls, configs: Sequence[LoraConfig], layers: Mapping[str, Sequence[Any]], how: Combination
+    ) -> LoraConfig:
+        return combine.combined_config(configs, layers, how)
+
+    @override
+    def combine(self, adapters: Sequence[LoraAdapter], weights: Sequence[float], how: Combination) -> None:
+        combine.become(self, adapters, weights, how)
 
     @override
     def fused(self, layer: nn.Linear, x: Tensor) -> Tensor | None:
@@ -127,12 +152,12 @@ class LoraAdapter(LayerAdapter):
         if not hasattr(self, "lora_magnitude_vector"):
             return y + update
         bias = self._along_outputs(self.layer.bias, y)
-        scale = self._along_outputs((self.lora_magnitude_vector.flatten() / self._norm().flatten()), y)
+        scale = self._along_outputs((self.lora_magnitude_vector.flatten() / self.norm().flatten()), y)
         return scale * (y + update) if bias is None else scale * (y - bias + update) + bias
 
     def _update(self, x: Tensor) -> Tensor:
         """``s B A x``, less the product it started with."""
-        a, b = self._factors()
+        a, b = self.factors()
         bias = None if self.layer.kind == "embedding" else self.lora_B.bias
         if self.layer.kind != "embedding":
             x = F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -157,10 +182,12 @@ class LoraAdapter(LayerAdapter):
     def adapt_weight(self, weight: Tensor) -> Tensor:
         if self.layer.kind == "conv" and self.layer.layer.groups > 1:
             raise CapabilityError("LoRA on a grouped convolution mixes the groups: no grouped weight expresses it")
+        if self.layer.kind == "stack":
+            return torch.baddbmm(weight, *(factor.to(weight.dtype) for factor in self._by_expert()), alpha=self.scaling)
         changed = weight + self._delta().to(weight.dtype)
         if not hasattr(self, "lora_magnitude_vector"):
             return changed
-        return changed * (self._per_output(self.lora_magnitude_vector.flatten() / self._norm().flatten())).to(weight.dtype)
+        return changed * (self._per_output(self.lora_magnitude_vector.flatten() / self.norm().flatten())).to(weight.dtype)
 
     @override
     def adapt_bias(self, bias: Tensor | None) -> Tensor | None:
@@ -169,11 +196,11 @@ class LoraAdapter(LayerAdapter):
         own = self.layer.bias
         if bias is None or own is None or not hasattr(self, "lora_magnitude_vector"):
             return bias
-        return (bias - own) * (self.lora_magnitude_vector.flatten() / self._norm().flatten()) + own
+        return (bias - own) * (self.lora_magnitude_vector.flatten() / self.norm().flatten()) + own
 
     def _delta(self) -> Tensor:
         """``s B A`` in the orientation of the weight, less the product it started with."""
-        delta = self._outer(*self._factors())
+        delta = self._outer(*self.factors())
         for a, b in self._start_factors():
             delta = delta - self._outer(a, b)
         return delta * self.scaling
@@ -182,15 +209,22 @@ class LoraAdapter(LayerAdapter):
         product = (b.flatten(1) @ a.flatten(1)).reshape(b.shape[0], *a.shape[1:])
         return product.T if self.layer.kind == "embedding" else product
 
-    def _norm(self) -> Tensor:
+    def _by_expert(self) -> tuple[Tensor, Tensor]:
+        """B ``(experts, out_features, r)`` and A ``(experts, r, in_features)``."""
+        a, b = self.factors()
+        return b.reshape(b.shape[0], self.r, -1).permute(2, 0, 1), a.reshape(-1, self.r, a.shape[1])
+
+    def norm(self) -> Tensor:
         """``||W + s B A||`` over all but the outputs, held constant in backward (DoRA, section 4.3)."""
         with torch.no_grad():
             delta = self._delta()
-            weight = self.layer.weight.to(delta)
-            outputs = 1 if self.layer.kind == "embedding" else 0
-            dims = [d for d in range(weight.ndim) if d != outputs]
-            norm = torch.linalg.vector_norm(weight + delta, dim=dims)
-            return norm.reshape(1, -1, *[1] * (weight.ndim - 2)) if self.layer.kind == "conv" else norm
+            return self.norm_of(self.layer.weight.to(delta) + delta)
+
+    def norm_of(self, weight: Tensor) -> Tensor:
+        """The norm of a weight over all but the outputs."""
+        outputs = 1 if self.layer.kind == "embedding" else 0
+        norm = torch.linalg.vector_norm(weight, dim=[d for d in range(weight.ndim) if d != outputs])
+        return norm.reshape(1, -1, *[1] * (weight.ndim - 2)) if self.layer.kind == "conv" else norm
 
     def _along_outputs(self, vector: Tensor | None, y: Tensor) -> Tensor | None:
         """A vector ``(out_features,)`` shaped to scale the outputs ``y``: channels come before space."""
@@ -204,3 +238,21 @@ class LoraAdapter(LayerAdapter):
 
     def _ones(self) -> tuple[int, ...]:
         return (1,) * len(self.layer.layer.kernel_size) if self.layer.kind == "conv" else ()
+
+
+def _refuse(config: LoraConfig, layer: LayerView) -> None:
+    """
+    Raises:
+        CapabilityError: what ``config`` asks for is not possible on such a layer; says what.
+    """
+    scheme = config.init_lora_weights
+    impossible = {
+        "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
+        "lora_dropout": config.lora_dropout and not layer.called,
+        "use_dora": config.use_dora and layer.kind == "stack",
+        f"init_lora_weights={scheme!r}": layer.kind == "stack" and isinstance(scheme, str) and scheme != "gaussian",
+    }
+    what = "an embedding" if layer.kind == "embedding" else "a parameter that no layer of its own applies"
+    for setting, is_asked in impossible.items():
+        if is_asked:
+            raise CapabilityError(f"{setting} is not possible on {what}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from adapterkit.config.base import Choice, PositiveNumber
+from adapterkit.config.base import Choice, Names, PositiveNumber
 from adapterkit.config.layer import IndexedLayerConfig, TokenIndices
 
 Init = Literal["gaussian", "olora", "pissa", "orthogonal"]
@@ -45,6 +45,11 @@ class LoraConfig(IndexedLayerConfig):
     )
     alpha_pattern: dict[str, PositiveNumber] = Field(
         default_factory=dict, description="Other alphas for some modules: {name suffix or regex: alpha}."
+    )
+    target_parameters: Names | None = Field(
+        None,
+        description="Parameters to adapt that no layer of their own applies, such as stacked experts: names or name "
+        "suffixes ('experts.down_proj'). Not narrowed by layers_to_transform.",
     )
     trainable_token_indices: TokenIndices | None = Field(
         None,

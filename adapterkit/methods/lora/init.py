@@ -16,19 +16,20 @@ from torch import Tensor
 Factors = tuple[Tensor, Tensor]
 
 
-def start(a: Tensor, b: Tensor, scheme: bool | str) -> None:
+def start(a: Tensor, b: Tensor, scheme: bool | str, r: int) -> None:
     """Fill the factors in place by a scheme that needs no weight: True, False, ``gaussian``, ``orthogonal``.
 
     Args:
         a: ``(r, ...)``, the first factor.
         b: ``(out, r, ...)``, the second.
+        r: the rank; ``A`` has several times as many rows for stacked weights.
         scheme: True draws A as `torch.nn.Linear` draws its weight, and sets B to zero; False draws both.
     """
     if scheme == "orthogonal":
         _orthogonal(a, b)
         return
     if scheme == "gaussian":
-        torch.nn.init.normal_(a, std=1 / a.shape[0])
+        torch.nn.init.normal_(a, std=1 / r)
     else:
         torch.nn.init.kaiming_uniform_(a, a=math.sqrt(5))  # what nn.Linear does: U(-1/sqrt(in), 1/sqrt(in))
     if scheme is False:

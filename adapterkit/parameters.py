@@ -1,0 +1,136 @@
+"""Which adapters change parameters that no layer of their own applies: ``target_parameters``, and attention modules."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from adapterkit.config.layer import LayerConfig, is_suffix
+from adapterkit.errors import CapabilityError, TargetError, did_you_mean
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.nn.parameters import ParameterAdapters, ParameterView
+from adapterkit.nn.view import LayerView
+from adapterkit.targets import Modules
+
+FIELD = "target_parameters"
+
+
+class Spot(NamedTuple):
+    """A place for one adapter: a module that is called, or a parameter of one."""
+
+    target: str
+    """Name of the module."""
+
+    name: str
+    """Name that patterns of ranks go by."""
+
+    view: LayerView
+    prefix: str = ""
+    """What stands before the adapter's tensors in files: PEFT nests one wrapper for each parameter of a module."""
+
+    @property
+    def seed(self) -> str:
+        """Name of the stream that the adapter is drawn from."""
+        return f"{self.target}.{self.view.name}" if isinstance(self.view, ParameterView) else self.target
+
+
+def parameter_spots(modules: Modules, config: LayerConfig) -> list[Spot]:
+    """The parameters that ``target_parameters`` means, by name or name suffix.
+
+    Raises:
+        TargetError: an entry matches nothing.
+        CapabilityError: a parameter is that of a module that is trained whole.
+    """
+    stated = getattr(config, FIELD, None)
+    if not stated:
+        return []
+    named = {f"{target}.{leaf}": (target, leaf) for target, m in modules.items() for leaf in _parameters_of(m)}
+    found = {name: at for name, at in named.items() if any(is_suffix(entry, name) for entry in stated)}
+    missing = [entry for entry in dict.fromkeys(stated) if not any(is_suffix(entry, name) for name in found)]
+    if missing:
+        raise TargetError("\n".join(_no_match(entry, named) for entry in missing))
+    by_target: dict[str, list[str]] = {}
+    for target, leaf in found.values():
+        by_target.setdefault(target, []).append(leaf)
+    return [spot for target, leaves in by_target.items() for spot in _nested(target, modules[target], leaves)]
+
+
+def _parameters_of(module: nn.Module) -> list[str]:
+    return [name for name, parameter in _base(module)._parameters.items() if parameter is not None]
+
+
+def _base(module: nn.Module) -> nn.Module:
+    if isinstance(module, CopiedLayer):
+        return module.original_module
+    return module.base_layer if isinstance(module, AdaptedLayer) else module
+
+
+def _nested(target: str, module: nn.Module, leaves: Sequence[str]) -> list[Spot]:
+    if isinstance(module, CopiedLayer):
+        raise CapabilityError(f"{FIELD}: {target!r} is trained whole, by modules_to_save")
+    inner = len(leaves) - 1
+    return [
+        Spot(target, f"{target}.{leaf}", ParameterView(_base(module), leaf), "base_layer." * (inner - depth))
+        for depth, leaf in enumerate(leaves)
+    ]
+
+
+def _no_match(entry: str, named: Collection[str]) -> str:
+    last = dict.fromkeys(".".join(name.rsplit(".", 2)[-2:]) for name in named)
+    near = did_you_mean(entry, last)
+    return f"{FIELD}: {entry!r} matches no parameter{near}\n  parameters in this model: {', '.join(list(last)[:30])}"
+
+
+def attention_spots(modules: Modules, chosen: Sequence[str]) -> list[Spot]:
+    """The two projections of every attention module among ``chosen``.
+
+    Raises:
+        CapabilityError: queries, keys and values have weights of their own.
+    """
+    spots = []
+    for target in chosen:
+        attention = _base(modules[target])
+        if not isinstance(attention, nn.MultiheadAttention):
+            continue
+        if attention.in_proj_weight is None:
+            raise CapabilityError(f"{target!r} has several input projections (kdim or vdim differs from embed_dim)")
+        has_bias = attention.in_proj_bias is not None
+        inner = ParameterView(attention, "in_proj_weight", "in_proj_bias" if has_bias else None)
+        outer = ParameterView(attention, "out_proj.weight", "out_proj.bias" if has_bias else None)
+        spots += [Spot(target, target, inner, ""), Spot(target, target, outer, "base_layer.out_proj.")]
+    return spots
+
+
+def check_spots(modules: Modules, spots: Sequence[Spot], implementation: type[LayerAdapter], method: str) -> None:
+    """
+    Raises:
+        CapabilityError: a module is to be adapted both through its call and through its parameters, or the method
+            cannot state its change on a parameter of that kind.
+    """
+    called = {spot.target for spot in spots if spot.view.called}
+    for spot in spots:
+        module = modules[spot.target]
+        adapted = isinstance(module, AdaptedLayer) and bool(module.names())
+        changed = adapted and bool(module.parameter_adapters)
+        if changed if spot.view.called else spot.target in called or (adapted and not changed):
+            raise CapabilityError(f"{spot.target!r} cannot be adapted both as a module and through its parameters")
+        if not spot.view.called and not (implementation.mergeable and spot.view.kind in implementation.kinds):
+            what = f"{spot.seed!r}, a parameter of shape {spot.view.weight_shape}"
+            raise CapabilityError(f"{method} cannot adapt {what}: it states no change of such a weight")
+
+
+def by_slot(spots: Sequence[Spot], adapters: Sequence[LayerAdapter]) -> dict[str, dict[str, nn.Module]]:
+    """The adapters for the spots, by the slot of `AdaptedLayer` that they belong in, and by target."""
+    called: dict[str, nn.Module] = {}
+    changes: dict[str, list[LayerAdapter]] = {}
+    for spot, adapter in zip(spots, adapters, strict=True):
+        if spot.view.called:
+            called[spot.target] = adapter
+        else:
+            adapter.prefix = spot.prefix
+            changes.setdefault(spot.target, []).append(adapter)
+    return {"adapters": called, "parameter_adapters": {t: ParameterAdapters(made) for t, made in changes.items()}}
