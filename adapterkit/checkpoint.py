@@ -30,6 +30,9 @@ PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
 
 State = dict[str, Tensor]
 
+_SHOWN = 20
+"""How many differences an error lists."""
+
 
 class LoadResult(NamedTuple):
     """What did not fit, as `torch.nn.Module.load_state_dict` reports it."""
@@ -237,17 +240,30 @@ def _set_base(model: nn.Module, key: str, tensor: Tensor) -> None:
 
 
 def _differences(expected: State, given: State, *, ignore_shapes: bool) -> list[str]:
-    lines = []
-    for key in (k for k in expected if k not in given):
-        near = nearest(key, given)
-        lines.append(f"  missing: {key}{f' (the file has {near})' if near else ''}")
-    for key in (k for k in given if k not in expected):
-        near = nearest(key, expected)
-        lines.append(f"  unexpected: {key}{f' (the model has {near})' if near else ''}")
+    missing, unexpected = [k for k in expected if k not in given], [k for k in given if k not in expected]
+    problems = [(_missing, key, unexpected) for key in missing] + [(_unexpected, key, missing) for key in unexpected]
+    lines = [describe(key, others) for describe, key, others in problems[:_SHOWN]]
+    lines += [""] * (len(problems) - len(lines))
+    both = [(key, given[key], tensor) for key, tensor in expected.items() if key in given]
     if not ignore_shapes:
-        for key in (k for k in expected if k in given and given[k].shape != expected[k].shape):
-            lines.append(f"  shape: {key} is {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}")
-    for key in (k for k in expected if k in given):
-        if given[key].is_floating_point() != expected[key].is_floating_point():
-            lines.append(f"  type: {key} is {given[key].dtype}, expected {expected[key].dtype}")
-    return lines if len(lines) <= 20 else [*lines[:20], f"  ... and {len(lines) - 20} more"]
+        lines += [
+            f"  shape: {key} is {tuple(new.shape)}, expected {tuple(own.shape)}"
+            for key, new, own in both
+            if new.shape != own.shape
+        ]
+    lines += [
+        f"  type: {key} is {new.dtype}, expected {own.dtype}"
+        for key, new, own in both
+        if new.is_floating_point() != own.is_floating_point()
+    ]
+    return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"  ... and {len(lines) - _SHOWN} more"]
+
+
+def _missing(key: str, unexpected: list[str]) -> str:
+    near = nearest(key, unexpected)
+    return f"  missing: {key}{f' (the file has {near})' if near else ''}"
+
+
+def _unexpected(key: str, missing: list[str]) -> str:
+    near = nearest(key, missing)
+    return f"  unexpected: {key}{f' (the model has {near})' if near else ''}"
