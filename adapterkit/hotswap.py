@@ -64,7 +64,8 @@ def _exchange(tuner: Tuner, name: str) -> None:
 
 
 def _take_place(held: nn.ModuleDict, name: str) -> None:
-    old, new = (held[n] if n in held else None for n in (name, _INCOMING))
+    there = dict(held.items())
+    old, new = there.get(name), there.get(_INCOMING)
     if new is None:
         if old is not None:
             del held[name]

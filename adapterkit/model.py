@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -21,10 +21,12 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.nn.combination import Combination
 from adapterkit.nn.selection import BASE, Routes
 from adapterkit.registry import resolve, tasks
 from adapterkit.status import TunerLayerStatus, TunerModelStatus, count_parameters, get_layer_status, get_model_status
 from adapterkit.tuner import Tuner
+from adapterkit.weighted import add_weighted
 
 
 class PeftModel(nn.Module):
@@ -251,6 +253,42 @@ class PeftModel(nn.Module):
         self.base_model.delete(adapter_name)
         if adapter_name in self.prompt_encoder:
             del self.prompt_encoder[adapter_name]
+
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: str = "svd",
+        svd_rank: int | None = None,
+        svd_clamp: float | None = None,
+        svd_full_matrices: bool = True,
+        svd_driver: str | None = None,
+        density: float | None = None,
+        majority_sign_method: Literal["total", "frequency"] = "total",
+    ) -> None:
+        """Add an adapter that is a weighted combination of others; it is frozen and not active.
+
+        One adapter at weight 1 is given back exactly, whatever its variant.
+
+        Args:
+            adapters: their names.
+            weights: one for each; negative ones subtract.
+            adapter_name: what to call the combination.
+            combination_type: see `adapterkit.nn.combination`.
+            svd_rank: rank of the combination where it is factorised anew; None takes the largest of theirs.
+            svd_clamp: quantile at which the new factors are clamped.
+            svd_full_matrices: accepted for PEFT's sake; changes nothing.
+            svd_driver: accepted for PEFT's sake.
+            density: share of the numbers that pruning keeps, above 0 and at most 1.
+            majority_sign_method: whether TIES settles on a sign by the sum of the values or by counting.
+
+        Raises:
+            StateError: an adapter is unknown, or the name is taken.
+            CapabilityError: the method has no such combination, or the adapters do not go together.
+        """
+        how = Combination(combination_type, svd_rank, svd_clamp, density, majority_sign_method)
+        add_weighted(self.base_model, adapters, weights, adapter_name, how)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:

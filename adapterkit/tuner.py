@@ -23,6 +23,7 @@ from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters
+from adapterkit.nn.schedule import Schedule
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
 from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
@@ -38,6 +39,7 @@ class Tuner(nn.Module):
         self.model = model
         self.selection = Selection()
         self.configs: dict[str, PeftConfig] = {}
+        self.schedules: dict[str, Schedule] = {}  # by adapter name, once `adapterkit.schedules` has made them
         self.adopted: list[str] = []
         """Adapters that were in the model already, and whose configs are not known."""
 
@@ -194,7 +196,11 @@ class Tuner(nn.Module):
 
     def _view(self, target: str) -> LayerView:
         module = self.names[target]
-        return module.view if isinstance(module, AdaptedLayer) else LayerView(module)
+        if isinstance(module, AdaptedLayer):
+            return module.view
+        view = LayerView(module)
+        view.inputs = self.selection.inputs
+        return view
 
     def _heads(self, config: LayerConfig) -> set[str]:
         """The output layers, which all-linear leaves alone: the language model's head, and modules to save."""

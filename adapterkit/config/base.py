@@ -77,6 +77,12 @@ class PeftConfig(StrictModel):
     adapter: ClassVar[str]
     """``"package.module:Class"`` of the adapter, imported only when an adapter is made."""
 
+    schedule: ClassVar[str | None] = None
+    """``"package.module:Class"`` of what steers the adapter while it is trained (`adapterkit.nn.schedule.Schedule`)."""
+
+    forward_inputs: ClassVar[frozenset[str]] = frozenset()
+    """Keyword inputs of the model's forward that adapters read, and the base model does not know."""
+
     runtime_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that steer computation only, and are not written to ``adapter_config.json``."""
 

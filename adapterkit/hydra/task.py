@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import traceback
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import EXIT_FAULT, AdapterkitError
 from adapterkit.hydra.validation import validate
-from adapterkit.sweep.trial import Trial, failed_before, metric_value
+from adapterkit.sweep.trial import Trial, failed_before, metric_value, outcome
 
 
 class RunFailed(SystemExit):
@@ -39,17 +40,16 @@ def execute(config: DictConfig) -> float | None:
         run = validate(config)
         if hydra.mode == RunMode.MULTIRUN:
             overrides = cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
-            trial = Trial(directory, number=int(hydra.job.num), overrides=overrides)
-            return _execute_trial(run, trial)
-        return _execute(run, directory)
+            return _execute_trial(run, Trial(directory, number=int(hydra.job.num), overrides=overrides))
+        return metric_value(_train(run, directory), run.sweep.metric)
     except Exception as error:
         raise RunFailed(error) from error
 
 
-def _execute(run: RunConfig, directory: Path) -> float | None:
+def _train(run: RunConfig, directory: Path, **options: Any) -> dict[str, Any]:
     from adapterkit.train.run import run as train  # imports torch
 
-    return metric_value(train(run, directory), run.sweep.metric)
+    return train(run, directory, **options)
 
 
 def _execute_trial(run: RunConfig, trial: Trial) -> float | None:
@@ -59,12 +59,21 @@ def _execute_trial(run: RunConfig, trial: Trial) -> float | None:
         trial.end("skipped", "an earlier trial failed, and sweep.on_failure is stop")
         return math.nan
     try:
-        return _execute(run, trial.directory)
+        with _shared_base() as load:
+            summary = _train(run, trial.directory, load=load, quiet=True)
     except Exception as error:
         sys.stderr.write(f"adapterkit: trial {trial.number} failed: {describe(error)}\n")
         trial.end("failed", str(error) if isinstance(error, AdapterkitError) else f"{type(error).__name__}: {error}")
         (trial.directory / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         return math.nan
+    sys.stdout.write(f"trial {trial.number}: {outcome(summary, run.sweep.metric)}\n")
+    return metric_value(summary, run.sweep.metric)
+
+
+def _shared_base() -> AbstractContextManager[Any]:
+    from adapterkit.sweep.base import pool  # imports torch
+
+    return pool.lending()
 
 
 def describe(error: BaseException) -> str:
@@ -80,8 +89,8 @@ def exit_code(error: BaseException) -> int:
 
 
 def _within_run(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback below `_execute`; all of it if that did not take part."""
+    """The traceback below `_train`; all of it if that did not take part."""
     step = trace
-    while step is not None and step.tb_frame.f_code is not _execute.__code__:
+    while step is not None and step.tb_frame.f_code is not _train.__code__:
         step = step.tb_next
     return step.tb_next if step is not None else trace

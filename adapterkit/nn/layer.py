@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class AdaptedLayer(nn.Module):
         self.parameter_adapters = nn.ModuleDict()  # changes to parameters that no layer of their own applies
         self.selection = selection
         self.view = LayerView(base_layer)
+        self.view.inputs = selection.inputs
         self.merged_adapters: tuple[str, ...] = ()
         self._frozen: dict[str, Any] = {}  # the base layer's own parameters, kept while merged
         self._quantised: list[nn.Module] = []  # the base layer itself where it is quantised, kept while merged
@@ -121,6 +123,7 @@ class AdaptedLayer(nn.Module):
 
     def _routed(self, base: Callable[[Any], Any], x: Tensor, routes: Routes) -> Any:
         """Each row through its own adapter, and all rows through the base layer at once."""
+        selection = self.selection
         rows = {name: index.to(x.device) for name, index in routes.fit(x.shape[0]).rows.items()}
         chains = [(adapter, index) for name, index in rows.items() for adapter in self.chain((name,))]
         inputs = x
@@ -129,7 +132,8 @@ class AdaptedLayer(nn.Module):
                 inputs = inputs.index_copy(0, index, adapter.adapt_input(x[index]))
         y = base(inputs)
         for adapter, index in chains:
-            y = y.index_copy(0, index, adapter.adapt_output(y[index], x[index]))
+            with selection.narrowed(index, len(x)) if selection.inputs else nullcontext():
+                y = y.index_copy(0, index, adapter.adapt_output(y[index], x[index]))
         return y
 
     @torch.no_grad()

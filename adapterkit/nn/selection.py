@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -55,3 +56,17 @@ class Selection:
     enabled: bool = True
     routes: Routes | None = None
     """If set, takes the place of `active`: each row has its own adapter."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    """Inputs of the forward that adapters read, and the base model does not know; each has an entry for every row."""
+
+    @contextmanager
+    def narrowed(self, index: Tensor, rows: int) -> Iterator[None]:
+        """Inside the block `inputs` has the entries of some rows only, of a layer's input of ``rows`` rows."""
+        whole = dict(self.inputs)
+        for name, given in whole.items():
+            self.inputs[name] = given.repeat_interleave(rows // len(given), 0)[index.to(given.device)]
+        try:
+            yield
+        finally:
+            self.inputs.update(whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,13 +22,14 @@ class LayerView:
     embedding_dim)`` for embeddings and ``(out, in / groups, *kernel)`` for convolutions.
     """
 
-    __slots__ = ("in_features", "kind", "layer", "out_features", "transposed")
+    __slots__ = ("in_features", "inputs", "kind", "layer", "out_features", "transposed")
 
     called: ClassVar[bool] = True
     """Whether the layer's call applies the weight, so that adapters see its input and output."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer: Any = layer
+        self.inputs: Mapping[str, Tensor] = {}  # of the forward under way: `Selection.inputs`
         self.kind: Kind = kind_of(layer)
         self.transposed = self.kind == "linear" and is_transposed(layer)
         self.in_features, self.out_features = _sizes(layer, self.kind)

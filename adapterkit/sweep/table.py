@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Columns where the output is no terminal."""
 
+METRICS = 4
+"""So many metrics have a column."""
+
 
 def show(found: Report, written: Sequence[Path]) -> None:
     """Print the table of trials, the best one, the failures and the files."""
@@ -35,18 +38,25 @@ def show(found: Report, written: Sequence[Path]) -> None:
 
 
 def table(found: Report) -> Table:
-    """One line a trial, the best one marked."""
+    """One line a trial, the best one marked; metrics beyond the first few are left to the files."""
+    metrics = [name for name in found.metrics if not name.startswith("test_")][:METRICS]
     drawn = Table(box=SIMPLE_HEAD)
-    for header in ("trial", *found.axes, *found.metrics, "trainable", "seconds", "status"):
-        drawn.add_column(header, justify="left" if header in found.axes or header == "status" else "right")
+    for header in ("trial", *short_names(found.axes), *metrics, "trainable", "seconds", "status"):
+        drawn.add_column(header, justify="left" if header == "status" else "right", no_wrap=True)
     for trial in found.trials:
         cells = [str(trial.number), *(trial.values.get(axis, "") for axis in found.axes)]
-        cells += [number(trial.summary.get("metrics", {}).get(name)) for name in found.metrics]
+        cells += [number(trial.summary.get("metrics", {}).get(name)) for name in metrics]
         cells += [trainable(trial), number(trial.summary.get("seconds"))]
         best = trial is found.best
         style = "bold green" if best else "red" if trial.failed else None
         drawn.add_row(*map(escape, cells), trial.status + (" (best)" if best else ""), style=style)
     return drawn
+
+
+def short_names(axes: Sequence[str]) -> list[str]:
+    """The last step of each key, where that tells it from the others."""
+    last = [axis.rpartition(".")[2] for axis in axes]
+    return [short if last.count(short) == 1 else axis for short, axis in zip(last, axes, strict=True)]
 
 
 def trainable(trial: Trial) -> str:

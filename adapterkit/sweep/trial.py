@@ -80,6 +80,13 @@ def metric_value(summary: Mapping[str, Any], name: str | None) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def outcome(summary: Mapping[str, Any], name: str | None) -> str:
+    """How a run ended, in a line: ``"accuracy 0.9633 in 12.3 s"``."""
+    chosen, value = name or summary.get("metric"), metric_value(summary, name)
+    result = "done" if value is None else f"{chosen} {value:.4g}"
+    return f"{result} in {summary['seconds']:.1f} s" if "seconds" in summary else result
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

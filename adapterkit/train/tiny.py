@@ -60,11 +60,11 @@ GAINS = (
     (r"relative_attention_bias", 0.3),
     (r"query|key|q_proj|k_proj|\.[qk]$", 0.3),
     (r"classifier|pooler|score|qa_outputs", 0.2),
-    (r"", 1.5),
+    (r"", 2.0),
 )
 """Standard deviation of a matrix' rows by its name, first match; for layers in units of ``1 / sqrt(inputs)``."""
 
-OWN, SHARED = 0.4, 1.0
+OWN, SHARED = 0.3, 1.0
 """How much of a word's embedding is its own, and how much it shares with the words of its kind."""
 
 

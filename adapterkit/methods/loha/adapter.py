@@ -66,10 +66,7 @@ class LoHaAdapter(LayerAdapter):
         if not self.few_columns:
             return self.layer.apply(x, ((a1 @ b1) * (a2 @ b2)).reshape(self.layer.weight_shape).to(x.dtype))
         u, v = row_products(a1, a2).to(x.dtype), row_products(b1.T, b2.T).T.to(x.dtype)  # (rows, r²), (r², columns)
-        if self.layer.kind == "conv":
-            inner = self.layer.apply(x, v.reshape(-1, *self.layer.weight_shape[1:]))
-            return self.layer.pointwise(inner, u.reshape(*u.shape, *[1] * (x.ndim - 2)), None)
-        return F.linear(F.linear(x, v), u)
+        return self.layer.apply_product(x, u, v)
 
     @override
     def adapt_weight(self, weight: Tensor) -> Tensor:

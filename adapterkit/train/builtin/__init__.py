@@ -51,14 +51,16 @@ def collect(draw: Draw, *, train: int, held_out: int, classes: int = 1) -> Split
     room: Counter[tuple[str, Any]] = Counter()
     splits: Splits = {name: [] for name in wanted}
     seen: set[str] = set()
-    while any(len(splits[name]) < size for name, size in wanted.items()):
+    for _ in range(200 * (train + held_out)):
+        if all(len(splits[name]) == size for name, size in wanted.items()):
+            return splits
         name, example = draw(rng)
         key, share = repr(example), (name, example.get("label"))
         if key not in seen and room[share] < wanted[name] // classes:
             seen.add(key)
             room[share] += 1
             splits[name].append(example)
-    return splits
+    raise ValueError(f"{draw.__module__} cannot make so many different examples: {train} and {held_out}")
 
 
 def sentence(parts: Iterable[str]) -> str:

@@ -27,13 +27,13 @@ FRAMES = (
 
 
 def make() -> Splits:
-    """1600 training and 2 x 300 held-out examples ``{"text", "label"}``."""
-    return collect(_draw, train=1600, held_out=300, classes=2)
+    """2400 training and 2 x 300 held-out examples ``{"text", "label"}``."""
+    return collect(_draw, train=2400, held_out=300, classes=2)
 
 
 def _draw(rng: random.Random) -> tuple[str, dict[str, Any]]:
     text, positive, split = _clause(rng)
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         first, _, _ = _clause(rng)
         text = sentence([first, "but", text])
     return split, {"text": text, "label": LABELS[positive]}

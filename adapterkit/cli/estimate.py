@@ -1,0 +1,179 @@
+"""``estimate``: what would be trained, counted on a model without weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterkit.cli.listing import columns
+from adapterkit.errors import EXIT_OK, ConfigError
+from adapterkit.registry import tasks
+
+if TYPE_CHECKING:
+    from adapterkit.config.base import PeftConfig
+    from adapterkit.model import PeftModel
+
+ADAMW_BYTES = 12
+"""Bytes for a trainable parameter during training: a gradient and AdamW's two moments, in float32."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Adapted modules of one name and one size."""
+
+    name: str
+    """The module's name with its numbers left open, ``"bert.encoder.layer.*.attention.self.query"``."""
+    layer: str
+    count: int
+    parameters: int
+    """Trainable ones, of all ``count`` together."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An adapter in numbers."""
+
+    method: str
+    rows: list[Row]
+    trainable_parameters: int
+    all_parameters: int
+    adapter_bytes: int
+    """Of the tensors that would be saved."""
+    base_bytes: int
+    """Of the base model's weights, in the types they are held in."""
+
+    @property
+    def training_bytes(self) -> int:
+        """Base, adapter, gradients and AdamW's moments; without activations."""
+        return self.base_bytes + self.adapter_bytes + ADAMW_BYTES * self.trainable_parameters
+
+
+def estimate(arguments: Sequence[str]) -> int:
+    """``estimate +method=lora task=seq_cls ...``, or ``estimate --config adapter_config.json --model config.json``."""
+    parser = argparse.ArgumentParser("adapterkit estimate", description="Targets and exact parameter counts.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a PEFT adapter_config.json, instead of overrides")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="the config.json of a transformers model")
+    parser.add_argument("--task", metavar="NAME", help="the task, where the adapter's config has none (causal_lm)")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    options, overrides = parser.parse_known_args(arguments)
+    if (options.config is None) != (options.model is None):
+        raise ConfigError("estimate takes --config and --model together, or overrides")
+    if options.config is None:
+        found = _from_overrides(overrides)
+    elif overrides:
+        raise ConfigError(f"estimate takes overrides or --config and --model, not both: {' '.join(overrides)}")
+    else:
+        found = count(_read(options.config), _read(options.model), task=options.task)
+    print(json.dumps(asdict(found), indent=2) if options.json else text(found))
+    return EXIT_OK
+
+
+def _from_overrides(overrides: Sequence[str]) -> Estimate:
+    from adapterkit.cli.validate import checked, composed
+    from adapterkit.hydra.arguments import parse
+
+    run = checked(*composed(parse(overrides)))
+    from adapterkit.train.models import load_base  # only now: a mistake costs no import of torch
+
+    base = load_base(run.model, run.task, device="meta")
+    return measure(base, run.method.model_copy(update={"task_type": run.task.task_type}))
+
+
+def count(config: dict[str, Any], model: dict[str, Any], *, task: str | None = None) -> Estimate:
+    """The numbers of an adapter on a model, both as their files describe them.
+
+    Args:
+        config: the content of a PEFT ``adapter_config.json``.
+        model: the content of a transformers ``config.json``.
+        task: name of a task; by default that of ``config``, else ``causal_lm``.
+
+    Raises:
+        ConfigError: a file says something that cannot be honoured.
+    """
+    import torch
+    import transformers
+
+    from adapterkit.config.base import PeftConfig
+
+    parsed: PeftConfig = PeftConfig.from_dict(config)
+    chosen = tasks[task or (parsed.task_type or "causal_lm").lower()]
+    try:
+        model_config = transformers.AutoConfig.for_model(**model)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"this is no configuration of a transformers model: {error}") from error
+    with torch.device("meta"):
+        base = getattr(transformers, chosen.auto_model).from_config(model_config)
+    return measure(base, parsed.model_copy(update={"task_type": chosen.task_type}))
+
+
+def measure(base: Any, config: PeftConfig) -> Estimate:
+    """Put the adapter on a base model, which is changed, and count.
+
+    Raises:
+        TargetError: a stated module name matches nothing.
+    """
+    from adapterkit.build import get_peft_model
+    from adapterkit.checkpoint import adapter_state
+
+    base_bytes = sum(tensor.numel() * tensor.element_size() for tensor in base.parameters())
+    model = get_peft_model(base, config, low_cpu_mem_usage=True)
+    trainable, total = model.get_nb_trainable_parameters()
+    saved = adapter_state(model, "default").values()
+    adapter_bytes = sum(tensor.numel() * tensor.element_size() for tensor in saved)
+    return Estimate(config.peft_type, _rows(model), trainable, total, adapter_bytes, base_bytes)
+
+
+def _rows(model: PeftModel) -> list[Row]:
+    counts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    prompts = (("(inputs)", prompt) for prompt in model.prompt_encoder.values())
+    for name, part in [*model.base_model.parts("default"), *prompts]:
+        parameters = sum(p.numel() for p in part.parameters() if p.requires_grad)
+        pattern = ".".join("*" if step.isdigit() else step for step in name.split("."))
+        counts[pattern, _layer(part, parameters)].append(parameters)
+    return [Row(name, layer, len(found), sum(found)) for (name, layer), found in counts.items()]
+
+
+def _layer(part: Any, parameters: int) -> str:
+    view = getattr(part, "layer", None)
+    return f"{view.kind} {view.in_features} x {view.out_features}" if view is not None else type(part).__name__
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def text(found: Estimate) -> str:
+    """The numbers for reading."""
+    rows = [(row.name, row.layer, str(row.count), f"{row.parameters:,}") for row in found.rows]
+    share = found.trainable_parameters / found.all_parameters
+    return "\n".join(
+        [
+            columns([("target", "layer", "number", "trainable"), *rows]),
+            "",
+            f"trainable parameters  {found.trainable_parameters:,} ({share:.4%})",
+            f"all parameters        {found.all_parameters:,}",
+            f"adapter file          {_size(found.adapter_bytes)}",
+            f"base weights          {_size(found.base_bytes)}",
+            f"training with AdamW   {_size(found.training_bytes)}, without activations",
+        ]
+    )
+
+
+def _size(count: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,105 @@
+"""Several LoRA adapters of one layer made into one: ``s B A = sum of w_i s_i B_i A_i``, exactly or in some approximation.
+
+The result has scale 1. What a variant adds is combined beside the factors: the second factor's bias is summed; a
+magnitude moves from the frozen weight's by the weighted sum of the moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapterkit.errors import CapabilityError
+from adapterkit.methods.lora.config import LoraConfig
+from adapterkit.nn.combination import Combination, factorised, refactorised
+
+Factors = tuple[Tensor, Tensor]
+
+
+def combined_config(
+    configs: Sequence[LoraConfig], layers: Mapping[str, Sequence[Any]], how: Combination
+) -> LoraConfig:
+    """The config of the combination, with the rank that each layer needs.
+
+    Args:
+        configs: those of the adapters that are combined.
+        layers: the adapters there are, by layer.
+        how: how they are combined.
+
+    Raises:
+        CapabilityError: the combination works on the factors, and their ranks differ.
+    """
+    ranks = {target: _rank(target, adapters, how) for target, adapters in layers.items()}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {target: rank for target, rank in ranks.items() if rank != usual}
+    changes = {
+        "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": dict(others),
+        "use_rslora": False, "init_lora_weights": True, "lora_dropout": configs[0].lora_dropout,
+        "use_dora": any(config.use_dora for config in configs), "lora_bias": any(config.lora_bias for config in configs),
+    }  # fmt: skip
+    return configs[0].model_copy(update=changes)
+
+
+def _rank(target: str, adapters: Sequence[Any], how: Combination) -> int:
+    factors = [adapter.whole_factors() for adapter in adapters]
+    ranks = [len(a) for a, _ in factors]
+    if how.kind == "cat":
+        return sum(ranks)
+    if how.factorises:
+        a, b = factors[0]
+        return min(how.svd_rank or max(ranks), a[0].numel(), len(b))
+    if len(set(ranks)) > 1:
+        raise CapabilityError(f"{how.kind} needs adapters of one rank, and those of {target} have {ranks}: use svd or cat")
+    return ranks[0]
+
+
+def become(new: Any, adapters: Sequence[Any], weights: Sequence[float], how: Combination) -> None:
+    """Fill ``new``, of the config that `combined_config` gave, with the combination.
+
+    Raises:
+        CapabilityError: the layer is a convolution in groups, in which no product of factors is the change.
+    """
+    view = new.layer
+    if view.kind == "conv" and view.layer.groups > 1:
+        raise CapabilityError("LoRA adapters of a grouped convolution cannot be combined")
+    for factor, value in zip(new.factors(), _combined(adapters, weights, how, len(new.factors()[0])), strict=True):
+        factor.copy_(value.reshape(factor.shape))
+    pairs = list(zip(adapters, weights, strict=True))
+    if view.kind != "embedding" and new.lora_B.bias is not None:
+        new.lora_B.bias.zero_()
+        for other, weight in pairs:
+            if other.lora_B.bias is not None:
+                new.lora_B.bias += weight * other.scaling * other.lora_B.bias
+    if hasattr(new, "lora_magnitude_vector"):
+        start = new.norm_of(view.weight.float())
+        moves = [w * (getattr(other, "lora_magnitude_vector", other.norm()) - start) for other, w in pairs]
+        new.lora_magnitude_vector.copy_(start + torch.stack(moves).sum(0))
+
+
+def _combined(adapters: Sequence[Any], weights: Sequence[float], how: Combination, rank: int) -> Factors:
+    """The factors ``A, B`` of the combination at one layer, flattened to matrices, for a scale of 1."""
+    factors = [adapter.whole_factors() for adapter in adapters]
+    pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in factors]
+    scales = [weight * adapter.scaling for weight, adapter in zip(weights, adapters, strict=True)]
+    if how.kind in ("cat", "svd"):
+        a = torch.cat([a * scale for (a, _), scale in zip(pairs, scales, strict=True)])
+        b = torch.cat([b for _, b in pairs], dim=1)
+        return (a, b) if how.kind == "cat" else _clamped(*refactorised(b, a, rank), how)
+    if how.factorises:
+        changes = [(b @ a) * adapter.scaling for (a, b), adapter in zip(pairs, adapters, strict=True)]
+        return _clamped(*factorised(how.combine(changes, weights), rank), how)
+    roots = [math.sqrt(abs(scale)) for scale in scales]
+    signed = [math.copysign(root, scale) for root, scale in zip(roots, scales, strict=True)]
+    return how.combine([a for a, _ in pairs], signed), how.combine([b for _, b in pairs], roots)
+
+
+def _clamped(b: Tensor, a: Tensor, how: Combination) -> Factors:
+    if how.svd_clamp is None:
+        return a, b
+    limit = torch.quantile(torch.cat([b.flatten(), a.flatten()]), how.svd_clamp)
+    return a.clamp(-limit, limit), b.clamp(-limit, limit)

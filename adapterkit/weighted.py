@@ -1,0 +1,90 @@
+"""A new adapter that is a weighted combination of others, at every layer, bias and head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from adapterkit.config.base import PeftConfig
+from adapterkit.config.layer import LayerConfig
+from adapterkit.errors import CapabilityError, StateError, did_you_mean
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.combination import KINDS, SVD_KINDS, Combination
+from adapterkit.tuner import Tuner
+
+
+def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name: str, how: Combination) -> None:
+    """Add adapter ``name``, frozen and not active. One adapter at weight 1 is given back exactly.
+
+    Raises:
+        StateError: an adapter is unknown, or ``name`` is taken.
+        CapabilityError: the method has no such combination, or the adapters do not go together.
+    """
+    _check(tuner, adapters, weights, name, how)
+    same = len(adapters) == 1 and weights[0] == 1 and how.svd_rank is None and how.density in (None, 1)
+    config = tuner.configs[adapters[0]] if same else _config(tuner, adapters, how)
+    tuner.add(name, config.model_copy(update={"inference_mode": True}))
+    given = dict(zip(adapters, weights, strict=True))
+    try:
+        for layer in tuner.layers.values():
+            for slot in layer.slots:
+                _fill(slot, name, given, None if same else how)
+        for copied in tuner.copies.values():
+            _fill(copied.modules_to_save, name, given, None if same else how)
+    except Exception:
+        tuner.delete(name)
+        raise
+
+
+def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name: str, how: Combination) -> None:
+    tuner.require(*adapters)
+    if not adapters or len(adapters) != len(weights) or len(set(adapters)) < len(adapters):
+        raise StateError(f"{len(weights)} weights for the adapters {list(adapters)}: each needs one, and stands once")
+    if name in tuner.configs:
+        raise StateError(f"an adapter named {name!r} is there already")
+    choices = (*KINDS, *SVD_KINDS)
+    if how.kind not in choices:
+        raise CapabilityError(f"no combination {how.kind!r}{did_you_mean(how.kind, choices)} Choices: {', '.join(choices)}")
+    if how.density is not None and not 0 < how.density <= 1:
+        raise CapabilityError(f"density is the share of the numbers that is kept, above 0 and at most 1, not {how.density}")
+    kinds = {tuner.configs[n].peft_type for n in adapters}
+    if len(kinds) > 1 or not isinstance(tuner.configs[adapters[0]], LayerConfig):
+        raise CapabilityError(f"only adapters of one layer method can be combined, not {', '.join(sorted(kinds))}")
+
+
+def _config(tuner: Tuner, adapters: Sequence[str], how: Combination) -> PeftConfig:
+    configs = [tuner.configs[n] for n in adapters]
+    there = {t: [layer.adapters[n] for n in adapters if n in layer.adapters] for t, layer in tuner.layers.items()}
+    there = {target: found for target, found in there.items() if found}
+    kind: type[LayerAdapter] = configs[0].adapter_class()
+    config: PeftConfig = kind.combined_config(configs, there, how)
+    saved = list(dict.fromkeys(module for c in configs for module in c.modules_to_save or ()))
+    return config.model_copy(update={"target_modules": list(there), "modules_to_save": saved or None})
+
+
+@torch.no_grad()
+def _fill(slot: nn.ModuleDict, name: str, given: dict[str, float], how: Combination | None) -> None:
+    """Make ``slot[name]`` the combination of what is in ``slot``; ``how`` is None where there is one, at weight 1."""
+    if name not in slot:
+        return
+    new, parts = slot[name], [(slot[n], weight) for n, weight in given.items() if n in slot]
+    if how is None:
+        new.load_state_dict(parts[0][0].state_dict())
+    elif isinstance(new, LayerAdapter) and new.is_method:
+        new.combine([part for part, _ in parts], [weight for _, weight in parts], how)
+    else:
+        _move(new, parts)
+
+
+def _move(new: nn.Module, parts: Iterable[tuple[nn.Module, float]]) -> None:
+    """From the frozen values that ``new`` starts with, by the weighted sum of the others' moves."""
+    own = {key: tensor for key, tensor in new.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
+    start = {key: tensor.clone() for key, tensor in own.items()}
+    for part, weight in parts:
+        others = part.state_dict(keep_vars=True)
+        if {k: t.shape for k, t in others.items() if k in own} != {k: t.shape for k, t in own.items()}:
+            raise CapabilityError(f"the adapters train different rows or parts of a {type(part).__name__}")
+        for key, tensor in own.items():
+            tensor += weight * (others[key] - start[key])
