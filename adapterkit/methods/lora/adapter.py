@@ -52,7 +52,8 @@ class LoraAdapter(LayerAdapter):
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
         self._make_factors(layer, config.lora_bias)
-        plain = layer.kind == "linear" and not (config.use_dora or config.lora_bias or init.needs_weight(config.init_lora_weights))
+        special = config.use_dora or config.lora_bias or init.needs_weight(config.init_lora_weights)
+        plain = layer.kind == "linear" and not special
         self.fusible = plain and self.casts_factors
         self._start(config.init_lora_weights)
         if config.use_dora:
@@ -64,7 +65,9 @@ class LoraAdapter(LayerAdapter):
             self.lora_embedding_A = nn.Parameter(torch.empty(r, layer.in_features))  # (r, num_embeddings)
             self.lora_embedding_B = nn.Parameter(torch.empty(layer.out_features, r))  # (embedding_dim, r)
             return
-        kernel, groups, ones = (), 1, ()
+        kernel: tuple[int, ...] = ()
+        ones: tuple[int, ...] = ()
+        groups = 1
         if layer.kind == "stack":
             r *= layer.weight_shape[0]  # A's rows are grouped by expert, B's columns by rank
         if layer.kind == "conv":
@@ -95,7 +98,7 @@ class LoraAdapter(LayerAdapter):
             init.start(a, b, scheme, self.r)
 
     def _start_from_weight(self, scheme: str) -> None:
-        """On the meta device, too, where only the base's weight counts: the product that is subtracted comes from it."""
+        """On the meta device, too, where the base's weight counts: the product that is subtracted comes from it."""
         if self.layer.kind != "linear":
             raise CapabilityError(f"init_lora_weights={scheme!r} starts from a linear layer's weight")
         weight = self.layer.weight
@@ -116,7 +119,8 @@ class LoraAdapter(LayerAdapter):
     def _start_magnitude(self) -> Tensor:
         if not self.factors()[0].is_meta:
             return self.norm().cpu()
-        return torch.empty(1, self.layer.out_features, *self._ones()) if self._ones() else torch.empty(self.layer.out_features)
+        size, ones = self.layer.out_features, self._ones()
+        return torch.empty(1, size, *ones) if ones else torch.empty(size)
 
     def whole_factors(self) -> init.Factors:
         """``A, B`` whose product, scaled, is the whole change: with the product it started with taken away."""
@@ -187,7 +191,7 @@ class LoraAdapter(LayerAdapter):
         changed = weight + self._delta().to(weight.dtype)
         if not hasattr(self, "lora_magnitude_vector"):
             return changed
-        return changed * (self._per_output(self.lora_magnitude_vector.flatten() / self.norm().flatten())).to(weight.dtype)
+        return changed * self._per_output(self.lora_magnitude_vector.flatten() / self.norm().flatten()).to(weight.dtype)
 
     @override
     def adapt_bias(self, bias: Tensor | None) -> Tensor | None:

@@ -53,8 +53,8 @@ class LoraConfig(IndexedLayerConfig):
     )
     trainable_token_indices: TokenIndices | None = Field(
         None,
-        description="Tokens whose embeddings are trained beside the adapter: a list for the input embedding, which tied "
-        "output layers follow, or {layer name: list}.",
+        description="Tokens whose embeddings are trained beside the adapter: a list for the input embedding, which "
+        "tied output layers follow, or {layer name: list}.",
     )
     compute_dtype: Literal["input", "adapter"] = Field(
         "input",
