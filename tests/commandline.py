@@ -62,7 +62,7 @@ class Training:
     configs: list[RunConfig] = field(default_factory=list)
     directories: list[Path] = field(default_factory=list)
 
-    def run(self, config: RunConfig, directory: Path) -> dict[str, Any]:
+    def run(self, config: RunConfig, directory: Path, **options: Any) -> dict[str, Any]:
         self.configs.append(config)
         self.directories.append(directory)
         summary = {

@@ -71,8 +71,9 @@ def _restored(held: _Held) -> bool:
     """Take the adapters off, and back what a run sets on a model; whether the weights are those that were loaded."""
     model = held.model
     Tuner(model).unload(merge=False)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        model.gradient_checkpointing_disable()
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.gradient_checkpointing = False
     if getattr(model, "_require_grads_hook", None) is not None:
         model.disable_input_require_grads()
     model.config.__dict__.clear()

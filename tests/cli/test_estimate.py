@@ -1,0 +1,130 @@
+"""Counts without weights equal published ones, and those of the model that is really built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+
+from adapterkit import get_peft_model
+from adapterkit.cli.estimate import count, measure
+from adapterkit.errors import ConfigError, TargetError
+from adapterkit.registry import KINDS, methods, tasks
+from tests.commandline import LORA, command, in_new_process
+
+PUBLISHED = json.loads(Path(__file__).with_name("published_counts.json").read_text())
+"""Results of PEFT's own comparison on Llama-3.2-3B: config, trainable and all parameters."""
+
+ROWS = [row for row in PUBLISHED["rows"] if row["peft_config"]["peft_type"].lower() in methods]
+FROZEN_LATER = {"lora/llama-3.2-3B-rank32-lorafa": 9_175_040}
+"""Its optimizer freezes the first factors; the config alone gives this count."""
+
+REFUSED = {"lora/llama-3.2-3B-rank14-target-mlp-bdlora": "use_bdlora", "lora/llama-3.2-3B-rank32-mica": "mica"}
+"""Variants without a counterpart, and the word by which they are refused."""
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["experiment"])
+def test_counts_are_the_published_ones(row):
+    name = row["experiment"]
+    if name in REFUSED:
+        with pytest.raises(ConfigError, match=REFUSED[name]):
+            count(row["peft_config"], PUBLISHED["base_model"])
+        return
+    found = count(row["peft_config"], PUBLISHED["base_model"])
+    assert found.trainable_parameters == FROZEN_LATER.get(name, row["trainable_params"])
+    assert found.all_parameters == row["total_params"]
+    assert sum(each.parameters for each in found.rows) == found.trainable_parameters
+
+
+def test_the_published_rows_cover_the_core_methods():
+    assert {"LORA", "IA3", "OFT", "PREFIX_TUNING", "PROMPT_TUNING"} <= {row["peft_config"]["peft_type"] for row in ROWS}
+
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+}
+
+
+def test_counts_and_bytes_are_those_of_a_real_model():
+    config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 3, "target_modules": ["query", "dense"]}
+    found = count(config, BERT)
+    base = transformers.BertForSequenceClassification(transformers.BertConfig(**BERT))
+    weights = sum(p.numel() for p in base.parameters())
+    model = get_peft_model(base, methods["lora"].from_dict(config))
+    assert (found.trainable_parameters, found.all_parameters) == model.get_nb_trainable_parameters()
+    assert found.base_bytes == 4 * weights
+    assert found.adapter_bytes == 4 * found.trainable_parameters
+    assert found.training_bytes == found.base_bytes + 16 * found.trainable_parameters
+    assert {(row.name, row.count) for row in found.rows} >= {
+        ("bert.encoder.layer.*.attention.self.query", 2),
+        ("bert.encoder.layer.*.intermediate.dense", 2),
+        ("classifier", 1),
+    }
+
+
+def test_a_model_on_disk_is_counted_from_its_config_alone(tmp_path, capsys):
+    transformers.BertConfig(**BERT).save_pretrained(tmp_path / "model")
+    (tmp_path / "adapter.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+    files = ["--config", str(tmp_path / "adapter.json"), "--model", str(tmp_path / "model" / "config.json")]
+    told = command(capsys, "estimate", *files, "--task", "seq_cls", "--json")
+    assert told.code == 0, told.err
+    by_override = command(capsys, "estimate", *LORA, "method.r=2", f"model.name_or_path={tmp_path / 'model'}", "--json")
+    assert json.loads(told.out) == json.loads(by_override.out)
+
+
+def test_the_screen_has_targets_and_totals(capsys):
+    told = command(capsys, "estimate", *LORA, "method.r=4").out
+    assert "bert.encoder.layer.*.attention.self.query  linear 128 x 128  2" in told
+    assert "trainable parameters  4,354 (" in told
+    for word in ("all parameters", "adapter file", "base weights", "training with AdamW"):
+        assert word in told
+
+
+def test_prompts_are_counted_as_one_target():
+    base = transformers.BertForSequenceClassification(transformers.BertConfig(**BERT))
+    found = measure(base, methods["prefix_tuning"](task_type="SEQ_CLS", num_virtual_tokens=3))
+    assert [(row.name, row.count) for row in found.rows if row.name != "classifier"] == [("(inputs)", 1)]
+    assert found.rows[-1].parameters == 3 * 2 * 2 * 32
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["--config", "x.json"], "--config and --model together"),
+        (["--config", "x.json", "--model", "y.json", "seed=1"], "not both"),
+        (["--config", "x.json", "--model", "y.json"], "x.json cannot be read as JSON"),
+        ([*LORA, "method.rnk=1"], "did you mean 'method.r'"),
+        ([*LORA, "method.target_modules=[querry]"], "did you mean 'query'"),
+    ],
+)
+def test_mistakes_are_told(argv, word, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = command(capsys, "estimate", *argv)
+    assert told.code == 2
+    assert word in told.err
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ConfigError, match="no configuration of a transformers model"):
+        count({"peft_type": "LORA"}, {"model_type": "no_such_model"})
+    with pytest.raises(TargetError, match="nowhere"):
+        count({"peft_type": "LORA", "target_modules": ["nowhere"]}, BERT)
+
+
+def test_a_mistake_imports_no_torch(tmp_path):
+    code = "import sys; from adapterkit.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    assert in_new_process("-c", code, "estimate", *LORA, "method.r=0", cwd=tmp_path).stdout.strip() == "2 False"
+
+
+def test_every_task_has_a_model_to_estimate_on(capsys):
+    for task in KINDS["task"]:
+        method = ["+method=prefix_tuning", "method.num_virtual_tokens=2"]
+        told = command(capsys, "estimate", *method, f"task={task}", "--json")
+        assert json.loads(told.out)["trainable_parameters"] > 0, tasks[task]
