@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from adapterkit.config.run import RunConfig
+from adapterkit.errors import ConfigError
 from adapterkit.files import write_text
 from adapterkit.train import fingerprints, layout
 
@@ -67,12 +69,21 @@ class RunDirectory:
             self._end("interrupted", "interrupted")
             raise
         except BaseException as error:
-            with logging_to(handler):
-                logger.error("%s", "".join(traceback.format_exception(error)).rstrip())
+            # Into the file alone: whoever catches the error says on the terminal what a person should see.
+            text = "".join(traceback.format_exception(error)).rstrip()
+            handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), None))
             self._end("failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, ConfigError) and not before:
+                self._discard()
             raise
         finally:
             handler.close()
+
+    def _discard(self) -> None:
+        """Leave nothing behind of a run that could not begin, unless something else is in its directory."""
+        ours = {layout.MANIFEST, layout.CONFIG, layout.SUMMARY, layout.LOG}
+        if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ours:
+            shutil.rmtree(self.path)
 
     def _begin(self) -> None:
         if self.writes:

@@ -34,7 +34,7 @@ def show(config: RunConfig, summary: dict[str, Any], manifest: dict[str, Any], c
     title = "dry run" if config.dry_run else f"{config.method.peft_type} on {manifest['base']['name']}"
     console.print(Panel(table, title=title, title_align="left", expand=False))
     if not config.dry_run:
-        console.print(Text(usage(config, summary), style="dim"))
+        console.print(Text(usage(config, summary), style="dim"), soft_wrap=True)
 
 
 def rows(config: RunConfig, summary: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -50,7 +50,8 @@ def rows(config: RunConfig, summary: dict[str, Any], manifest: dict[str, Any]) -
     metric, arrow = summary["metric"], "higher" if summary["greater_is_better"] else "lower"
     found.append((metric, f"{summary['metrics'][metric]:.4f} ({arrow} is better)"))
     if metric in summary["baseline"]:
-        found.append((f"  {summary['baseline_name']}", f"{summary['baseline'][metric]:.4f}"))
+        gain = summary["metrics"][metric] - summary["baseline"][metric]
+        found.append((f"  {summary['baseline_name']}", f"{summary['baseline'][metric]:.4f} ({gain:+.4f} since)"))
     if f"test_{metric}" in summary["metrics"]:
         found.append(("  test split", f"{summary['metrics'][f'test_{metric}']:.4f}"))
     found.append(("time", f"{summary['seconds']:.0f} s, of which training {manifest['timings']['training']:.0f} s"))
