@@ -203,7 +203,10 @@ def test_weights_that_cannot_be_read(saved, spoil, message):
         PeftModel.from_pretrained(net(), directory)
 
 
-@pytest.mark.parametrize("content", [{"a": Evil()}, {"a": 1}, [torch.zeros(1)], None], ids=str)
+CONTENTS = {"object": {"a": Evil()}, "number": {"a": 1}, "list": [torch.zeros(1)], "nothing": None}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_a_pickle_of_anything_but_tensors_is_refused(saved, content, capsys):
     directory, _ = saved
     (directory / WEIGHTS).unlink()
