@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from adapterkit.errors import CheckpointError, ConfigError, did_you_mean
+from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean
 from adapterkit.registry import methods, resolve, tasks
 
 CONFIG_NAME = "adapter_config.json"
@@ -21,7 +21,7 @@ PEFT_FORMAT = "0.21.2"
 class StrictModel(BaseModel):
     """No unknown keys, no silent conversions, checked on construction and on assignment. Imports no torch."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False, defer_build=True)
 
 
 def _plain_value(value: Any) -> Any:
@@ -88,6 +88,10 @@ class PeftConfig(StrictModel):
 
     inert: ClassVar[Mapping[str, Any]] = {}
     """Keys of PEFT's files without a counterpart here, harmless at the value given."""
+
+    optimizers: ClassVar[Mapping[str, str]] = {}
+    """Options of ``trainer`` that choose an optimizer made for the method, and ``"package.module:function"`` of each: the
+    function is given the model, class and settings of the usual optimizer, and ``trainer``."""
 
     example: ClassVar[Mapping[str, Any]] = {}
     """Field values for a small example of the method, used by the contract and the documentation."""
@@ -182,7 +186,10 @@ class PeftConfig(StrictModel):
             if cls is PeftConfig:
                 raise ConfigError(f"{source}: peft_type is missing. Installed: {', '.join(m.upper() for m in methods)}")
             return cls
-        found = methods[method.lower()]
+        try:
+            found = methods[method.lower()]
+        except UnknownPluginError as error:
+            raise UnknownPluginError(f"{source}: {error}") from None
         if not issubclass(found, cls):
             raise ConfigError(f"{source}: this is a {method} config, not one for {cls.__name__}")
         return found
@@ -233,7 +240,11 @@ class PeftConfig(StrictModel):
         Raises:
             ConfigError: a key is no field, or a value is not valid; names them, and ``source``.
         """
-        unknown = [f"{key!r}{did_you_mean(key, type(self).model_fields)}" for key in changes if key not in type(self).model_fields]
+        unknown = [
+            f"{key!r}{did_you_mean(key, type(self).model_fields)}"
+            for key in changes
+            if key not in type(self).model_fields
+        ]
         if unknown:
             raise ConfigError(f"{source}: {type(self).__name__} has no {'; '.join(unknown)}")
         try:

@@ -1,0 +1,153 @@
+"""Names to plugins: found without an import, told apart, and unable to break one another."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from adapterkit.config.base import PeftConfig
+from adapterkit.errors import BrokenPluginError, ConfigError, IncompatiblePluginError, UnknownPluginError
+from adapterkit.methods.lora.config import LoraConfig
+from adapterkit.registry import Registry, methods, resolve, tasks
+from tests.commandline import installed, write_distribution
+
+GROUP = "adapterkit.methods"
+GOOD = """
+from typing import Literal
+from pydantic import Field
+from adapterkit.config.layer import LayerConfig
+
+class Config(LayerConfig):
+    adapter = "nowhere:Adapter"
+    peft_type: Literal["GOOD"] = Field("GOOD", description="Name.")
+    strength: int = Field(3, description="Strength.")
+"""
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Declare distributions, and get a fresh registry of methods."""
+    stack = []
+
+    def declare(**distributions):
+        for name, (entries, files) in distributions.items():
+            write_distribution(tmp_path / "site", name, {GROUP: entries}, **files)
+        stack.append(installed(tmp_path / "site", monkeypatch))
+        stack[-1].__enter__()
+        return Registry("method")
+
+    yield declare
+    for context in stack:
+        context.__exit__(None, None, None)
+
+
+def test_nothing_is_imported_before_it_is_asked_for(site):
+    registry = site(acme=({"quiet": "quiet_plugin:Config"}, {"quiet_plugin": GOOD}))
+    assert "quiet" in registry
+    assert "quiet" in list(registry)
+    assert registry.plugin("quiet").origin == "acme 1.0"
+    assert "quiet_plugin" not in sys.modules
+    assert registry["quiet"].__name__ == "Config"
+    assert "quiet_plugin" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import no_such_library", r"ModuleNotFoundError: No module named 'no_such_library'\n  at .*bad_plugin\.py:1"),
+        ("x = 1\nx.y", r"AttributeError: 'int' object has no attribute 'y'\n  at .*bad_plugin\.py:2"),
+        ("def f(:", r"SyntaxError: .*\n  at .*bad_plugin\.py:1"),
+        ("class Other: pass", r"AttributeError: .*'Config'"),
+        ("class Config: pass", "bad_plugin:Config is no config class"),
+        ("def Config(): pass", "bad_plugin:Config is no config class"),
+    ],
+)
+def test_a_broken_plugin_is_named_with_its_place_and_hurts_no_other(site, source, message):
+    registry = site(acme=({"bad": "bad_plugin:Config", "good": "good_plugin:Config"}, {"bad_plugin": source, "good_plugin": GOOD}))
+    assert registry["good"]().strength == 3
+    with pytest.raises(BrokenPluginError, match=rf"method 'bad' \(acme 1\.0\)(.|\n)*{message}"):
+        registry["bad"]
+
+
+@pytest.mark.parametrize(("api", "who"), [(99, "Upgrade adapterkit"), (0, "Upgrade acme")])
+def test_another_api_says_who_has_to_be_upgraded(site, api, who):
+    registry = site(acme=({"far": "far_plugin:Config"}, {"far_plugin": f"{GOOD}\n    api = {api}\n".replace("    api", "    api: __import__('typing').ClassVar[int]")}))
+    with pytest.raises(IncompatiblePluginError, match=rf"speaks plugin API {api}; this adapterkit speaks 1\. {who}"):
+        registry["far"]
+
+
+def test_two_third_parties_are_an_error_only_when_the_name_is_chosen(site):
+    registry = site(
+        acme=({"same": "acme_same:Config"}, {"acme_same": GOOD}),
+        bolt=({"same": "bolt_same:Config", "own": "bolt_own:Config"}, {"bolt_same": GOOD, "bolt_own": GOOD}),
+    )
+    assert registry["own"].__module__ == "bolt_own"
+    assert "same" in registry
+    with pytest.raises(ConfigError, match=r"declared by several packages; choose one of acme/same \(acme 1\.0, acme_same:Config\), bolt/same"):
+        registry["same"]
+    assert registry["acme/same"].__module__ == "acme_same"
+    assert registry["bolt/same"].__module__ == "bolt_same"
+
+
+def test_a_third_party_cannot_shadow_ours(site):
+    registry = site(acme=({"lora": "acme_lora:Config"}, {"acme_lora": GOOD}))
+    assert registry["lora"] is LoraConfig
+    assert registry["acme/lora"].__module__ == "acme_lora"
+    assert registry["adapterkit/lora"] is LoraConfig
+    assert "acme_lora" not in {plugin.load().__module__ for plugin in registry.declared["lora"][:1]}
+
+
+def test_one_distribution_found_twice_is_one(tmp_path, monkeypatch):
+    """As an editable install and a build folder are, or a path that is on ``sys.path`` twice."""
+    for place in ("one", "two"):
+        write_distribution(tmp_path / place, "acme", {GROUP: {"twice": "acme_twice:Config"}}, acme_twice=GOOD)
+    monkeypatch.syspath_prepend(str(tmp_path / "one"))
+    with installed(tmp_path / "two", monkeypatch):
+        registry = Registry("method")
+        assert len(registry.declared["twice"]) == 1
+        assert registry["twice"]().strength == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lorra", r"no method named 'lorra'; did you mean 'lora'\?"),
+        ("acme/lora", "no method named 'acme/lora'"),
+        ("", "no method named ''"),
+        ("zzzzzz", r"no method named 'zzzzzz'\s*\n  Installed: .*lora"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(UnknownPluginError, match=message):
+        methods[name]
+    assert name not in methods
+    assert methods.get(name) is None
+    with pytest.raises(KeyError):
+        methods[name]
+
+
+def test_it_is_a_mapping():
+    assert sorted(methods) == list(methods)
+    assert len(methods) == len(list(methods)) >= 1
+    assert 3 not in methods
+    assert all(issubclass(config, PeftConfig) for config in methods.values())
+    assert {"seq_cls", "token_cls", "causal_lm", "seq_2_seq_lm", "question_ans", "feature_extraction"} <= set(tasks)
+
+
+def test_registering_by_hand_is_for_this_registry():
+    registry = Registry("method")
+    registry.register("mine", LoraConfig)
+    assert registry["mine"] is LoraConfig
+    assert "mine" in list(registry)
+    assert "mine" not in Registry("method")
+    for taken in ("mine", "lora"):
+        with pytest.raises(ConfigError, match="already taken"):
+            registry.register(taken, LoraConfig)
+
+
+def test_references_are_resolved():
+    assert resolve("adapterkit.methods.lora.config:LoraConfig") is LoraConfig
+    assert resolve("adapterkit.methods.lora.config:LoraConfig.from_dict") == LoraConfig.from_dict
+    with pytest.raises(AttributeError):
+        resolve("adapterkit.methods.lora.config:Nope")
