@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from adapterkit import optimizers
 from adapterkit.config.run import RunConfig, TrainerConfig
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import ConfigError, did_you_mean
 
-OWN = frozenset({"check_steps", "early_stopping_patience", "early_stopping_threshold", "save_total_limit"})
+OWN = frozenset(
+    {"check_steps", "early_stopping_patience", "early_stopping_threshold", "save_total_limit", *optimizers.OPTIONS}
+)
 """Keys that are ours; checkpoints are counted by `adapterkit.train.resume`."""
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
@@ -74,8 +77,8 @@ def keeps_best(trainer: TrainerConfig) -> bool:
         return False
     if evaluates != saves:
         raise ConfigError(
-            "trainer.load_best_model_at_end needs a checkpoint at every evaluation, but "
-            f"trainer.eval_strategy={evaluates} and trainer.save_strategy={saves}; set both alike, or trainer.load_best_model_at_end=false"
+            "trainer.load_best_model_at_end needs a checkpoint at every evaluation, but trainer.eval_strategy="
+            f"{evaluates} and trainer.save_strategy={saves}; set both alike, or trainer.load_best_model_at_end=false"
         )
     return True
 

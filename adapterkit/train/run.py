@@ -16,6 +16,7 @@ from adapterkit.build import get_peft_model
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.model import PeftModel
+from adapterkit.optimizers import optimizer_for
 from adapterkit.registry import resolve
 from adapterkit.train import fingerprints, layout, plots, resume, screen
 from adapterkit.train.arguments import more_is_better, training_arguments
@@ -86,17 +87,21 @@ def prepare(config: RunConfig, record: RunDirectory, *, load: Loader = load_base
         seed_everything(config.seed, deterministic=config.deterministic)
         model = get_peft_model(base, method, config.adapter_name)
     pipeline.fit_into(base, getattr(method, "num_virtual_tokens", 0))
-    trainable, total = model.get_nb_trainable_parameters()
     sizes = {name: len(split) for name, split in data.splits().items()}
     record.note(
         base=base_id,
         model_options=options,
         data={"source": data.source, "fingerprint": data.fingerprint, "examples": sizes},
-        trained=[name for name, parameter in model.named_parameters() if parameter.requires_grad],
     )
-    record.summary |= {"trainable_parameters": trainable, "all_parameters": total}
-    logger.info("%d of %d parameters are trained", trainable, total)
+    _note_trained(record, model)
+    logger.info("%(trainable_parameters)d of %(all_parameters)d parameters are trained", record.summary)
     return Prepared(pipeline, data, model)
+
+
+def _note_trained(record: RunDirectory, model: PeftModel) -> None:
+    trainable, total = model.get_nb_trainable_parameters()
+    record.note(trained=[name for name, parameter in model.named_parameters() if parameter.requires_grad])
+    record.summary |= {"trainable_parameters": trainable, "all_parameters": total}
 
 
 def with_task(config: RunConfig) -> Any:
@@ -162,6 +167,9 @@ def make_trainer(
     if record.writes:
         root.mkdir(parents=True, exist_ok=True)
         resume.remove_incomplete(root)
+    optimizer = optimizer_for(prepared.model, config.trainer, args)  # before anything looks at what is trained
+    if optimizer is not None:
+        _note_trained(record, prepared.model)
     sharded = bool(config.trainer.fsdp or config.trainer.deepspeed)
     callbacks = [MovementCheck(prepared.model, steps=config.trainer.check_steps, sharded=sharded)]
     if record.writes:
@@ -181,6 +189,7 @@ def make_trainer(
         adapter_name=config.adapter_name,
         keep=config.trainer.save_total_limit,
         callbacks=callbacks,
+        optimizer=optimizer,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

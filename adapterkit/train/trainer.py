@@ -40,6 +40,7 @@ class AdapterTrainer(Trainer):
         adapter_name: the adapter that is trained.
         keep: how many checkpoints are kept, the best one included; None keeps all.
         callbacks: further callbacks.
+        optimizer: taken instead of the one that ``args`` names.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class AdapterTrainer(Trainer):
         adapter_name: str,
         keep: int | None,
         callbacks: list[TrainerCallback],
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         if args.label_smoothing_factor and pipeline.smoothing_shift is None:
             raise ConfigError("trainer.label_smoothing_factor: the loss of this task cannot be smoothed")
@@ -69,6 +71,7 @@ class AdapterTrainer(Trainer):
             eval_dataset=validation,
             compute_metrics=self._metrics,
             callbacks=callbacks,
+            optimizers=(optimizer, None),
         )
         self.model_accepts_loss_kwargs = pipeline.smoothing_shift is not None and takes_counts(base)
         self.can_return_loss = True

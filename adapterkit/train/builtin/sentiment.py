@@ -8,7 +8,7 @@ between training and held-out examples.
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapterkit.train.builtin import Splits, collect, part, sentence, words
 
@@ -31,18 +31,27 @@ def make() -> Splits:
     return collect(_draw, train=2400, held_out=300, classes=2)
 
 
+class Clause(NamedTuple):
+    """A statement on one thing."""
+
+    text: str
+    thing: str
+    positive: bool
+    split: str
+    """The split that its adjective and frame belong to."""
+
+
 def _draw(rng: random.Random) -> tuple[str, dict[str, Any]]:
-    text, positive, split = _clause(rng)
-    if rng.random() < 0.2:
-        first, _, _ = _clause(rng)
-        text = sentence([first, "but", text])
-    return split, {"text": text, "label": LABELS[positive]}
+    decides = clause(rng)
+    text = sentence([clause(rng).text, "but", decides.text]) if rng.random() < 0.2 else decides.text
+    return decides.split, {"text": text, "label": LABELS[decides.positive]}
 
 
-def _clause(rng: random.Random) -> tuple[str, bool, str]:
-    """Text, whether it is positive, and the split that its adjective and frame belong to."""
+def clause(rng: random.Random, thing: str | None = None) -> Clause:
+    """A clause drawn by chance, on ``thing`` or on anything."""
     good = rng.random() < 0.5
     adjective = rng.choice(words.GOOD if good else words.BAD)
     frame, negated = rng.choice(FRAMES)
-    text = frame.format(thing=rng.choice(words.THINGS), degree=rng.choice(words.DEGREES), adjective=adjective)
-    return text, good != negated, part(adjective, frame)
+    thing = thing or rng.choice(words.THINGS)
+    text = frame.format(thing=thing, degree=rng.choice(words.DEGREES), adjective=adjective)
+    return Clause(text, thing, good != negated, part(adjective, frame))

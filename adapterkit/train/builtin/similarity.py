@@ -1,11 +1,25 @@
-"""Sentence pairs scored by how many of three slots mean the same; equal meaning is mostly said in other words."""
+"""Pairs of opinions, alike if both praise or both blame, whatever is praised or blamed and in what words.
+
+An untrained model goes by the words that two sentences share, which say next to nothing here. Which adjective meets
+which frame differs between training and held-out pairs.
+"""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
-from adapterkit.train.builtin import Splits, collect, part, sentence, words
+from adapterkit.train.builtin import Splits, collect, part, words
+
+FRAMES = (
+    "the {thing} was {adjective}",
+    "the {thing} was {degree} {adjective}",
+    "everybody found the {thing} {adjective}",
+    "i did find the {thing} {degree} {adjective}",
+    "they said that the {thing} was {adjective}",
+)
+DEGREES = {"rather": 0.5, "very": 1.0}
+"""Words of degree, and how far they carry an opinion; without one it is carried half-way between."""
 
 
 def make() -> Splits:
@@ -14,20 +28,16 @@ def make() -> Splits:
 
 
 def _draw(rng: random.Random) -> tuple[str, dict[str, Any]]:
-    left, right, same = [], [], 0
-    concepts = []
-    for slot in words.SYNONYMS.values():
-        first = rng.choice(slot)
-        equal = rng.random() < 0.5
-        second = first if equal else rng.choice([concept for concept in slot if concept != first])
-        same += equal
-        left.append(rng.choice(first.split()))
-        right.append(rng.choice(second.split()))
-        concepts += [first, second]
-    pair = {"sentence1": _say(left), "sentence2": _say(right), "score": same / len(words.SYNONYMS)}
-    return part(*concepts), pair
+    (left, split, first), (right, other, second) = _opinion(rng), _opinion(rng)
+    pair = {"sentence1": left, "sentence2": right, "score": 1 - abs(first - second) / 2}
+    return (other if split == "train" else split), pair
 
 
-def _say(slots: list[str]) -> str:
-    who, does, what = slots
-    return sentence(["the", who, does, "the", what])
+def _opinion(rng: random.Random) -> tuple[str, str, float]:
+    """Text, split of its adjective and frame, and the opinion from -1 to 1."""
+    good = rng.random() < 0.5
+    adjective, degree = rng.choice(words.GOOD if good else words.BAD), rng.choice(list(DEGREES))
+    frame = rng.choice(FRAMES)
+    strength = DEGREES[degree] if "{degree}" in frame else 0.75
+    text = frame.format(thing=rng.choice(words.THINGS), degree=degree, adjective=adjective)
+    return text, part(adjective, frame), strength if good else -strength

@@ -24,30 +24,18 @@ PLACES = _words("paris rome oslo cairo lima delhi tokyo quito")
 DRINKS = _words("tea milk coffee juice water cocoa")
 JOBS = _words("baker pilot nurse farmer singer judge")
 
-SYNONYMS = {
-    "who": ("man guy", "woman lady", "child kid", "doctor physician", "thief burglar", "soldier warrior"),
-    "does": ("builds constructs", "buys purchases", "repairs fixes", "hides conceals", "likes enjoys", "throws hurls"),
-    "what": ("house home", "car automobile", "stone rock", "picture image", "boat ship", "present gift"),
-}
-"""Slots of a sentence; each string is one meaning in two words."""
-
 FRAME_WORDS = _words(
     "the was everybody found i did find but and it a an in on of to from with for at is are has had . , ? ! said that",
     "met near lives live works work what where who does drink drinks likes like gave got now so then dr mr inc corp",
     "city north south shares hired joined visited flew left rose fell today yesterday by as because river mayor",
     "spokesman team bought sold owns plays against his her their new old friend came back took seen were been",
-    "once upon time there lost looked under table again",
+    "they once upon time there lost looked under table again",
 )
 
-PLAIN_KINDS = (THINGS, GOOD, BAD, NEGATIONS, DEGREES, NAMES, PEOPLE, OBJECTS, PLACES, DRINKS, JOBS)
-
-
-def kinds() -> list[list[str]]:
-    """The groups of words that mean the same kind of thing."""
-    slots = [[word for concept in slot for word in concept.split()] for slot in SYNONYMS.values()]
-    return [*PLAIN_KINDS, *slots]
+KINDS = (THINGS, GOOD, BAD, NEGATIONS, DEGREES, NAMES, PEOPLE, OBJECTS, PLACES, DRINKS, JOBS)
+"""The groups of words that mean the same kind of thing."""
 
 
 def everything() -> set[str]:
     """Every word that a built-in data set may use."""
-    return set(FRAME_WORDS).union(*kinds())
+    return set(FRAME_WORDS).union(*KINDS)
