@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class Adapter(nn.Module):
     """What layer and prompt adapters share: their tensors, as they stand in a file."""
 
+    combination: ClassVar[str] = "linear"
+    """How such adapters are combined where it is not said."""
+
     prefix: str = ""
     """What stands between the layer's name and the tensors' in a file."""
 
@@ -91,11 +94,17 @@ class LayerAdapter(Adapter):
         """The same change stated on the bias, where `adapt_weight` states the weight's."""
         return bias
 
-    def fused(self, layer: nn.Linear, x: Tensor) -> Tensor | None:
+    @classmethod
+    def fused(cls, chain: Sequence[Any], layer: nn.Linear, x: Tensor) -> Tensor | None:
         """The whole adapted layer at once, or None where that is not possible. Optional, an accelerator: the same
-        numbers as the onion, for this adapter alone on a plain linear layer.
+        numbers as the onion, on a plain linear layer.
 
         The weight must be read off ``layer`` in the call, and only tensors made in the call may be changed in place.
+
+        Args:
+            chain: the active adapters, all of this class, innermost first.
+            layer: the frozen layer.
+            x: ``(..., in_features)``.
         """
         return None
 

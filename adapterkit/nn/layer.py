@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter, wrap
+from adapterkit.nn.block import call_block, in_call, rows_of
 from adapterkit.nn.merging import merged_parameters
 from adapterkit.nn.parameters import as_stored, changed_parameters, exchange
+from adapterkit.nn.plain import is_frozen, is_plain_linear
 from adapterkit.nn.selection import Routes, Selection
 from adapterkit.nn.view import LayerView
 
+SLOTS = ("tokens", "adapters", "biases", "parameter_adapters")
+"""What an adapter may have at a layer, innermost first."""
+
 
 class AdaptedLayer(nn.Module):
-    """A frozen ``base_layer`` and the adapters around it, by adapter name."""
+    """A frozen ``base_layer`` and the adapters around it, by adapter name. A slot is made when it is first used."""
 
-    def __init__(self, base_layer: nn.Module, selection: Selection) -> None:
+    tokens: nn.ModuleDict
+    """Trained rows of an embedding."""
+
+    adapters: nn.ModuleDict
+    """The methods' own."""
+
+    biases: nn.ModuleDict
+    """Trained copies of the layer's own bias."""
+
+    parameter_adapters: nn.ModuleDict
+    """Changes to parameters that no layer of their own applies."""
+
+    def __init__(self, base_layer: nn.Module, selection: Selection, view: LayerView | None = None) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.tokens = nn.ModuleDict()  # trained rows of an embedding, by adapter name
-        self.adapters = nn.ModuleDict()  # the methods' own
-        self.biases = nn.ModuleDict()  # trained copies of the layer's own bias
-        self.parameter_adapters = nn.ModuleDict()  # changes to parameters that no layer of their own applies
+        self.training = base_layer.training
         self.selection = selection
-        self.view = LayerView(base_layer)
+        self.view = LayerView(base_layer) if view is None else view
         self.view.inputs = selection.inputs
         self.merged_adapters: tuple[str, ...] = ()
         self._frozen: dict[str, Any] = {}  # the base layer's own parameters, kept while merged
@@ -38,8 +53,9 @@ class AdaptedLayer(nn.Module):
 
     @property
     def slots(self) -> tuple[nn.ModuleDict, ...]:
-        """What an adapter may have here, innermost first; each by adapter name."""
-        return self.tokens, self.adapters, self.biases, self.parameter_adapters
+        """Those of `SLOTS` that are in use here; each by adapter name."""
+        held: Any = self._modules
+        return tuple(held[slot] for slot in SLOTS if slot in held)
 
     def names(self) -> list[str]:
         """The adapters that have something here."""
@@ -56,33 +72,55 @@ class AdaptedLayer(nn.Module):
         except AttributeError:
             if name == "base_layer":
                 raise
-            return getattr(self.base_layer, name)
+        if name in SLOTS:
+            self._modules[name] = slot = nn.ModuleDict().train(self.training)
+            return slot
+        return getattr(self.base_layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        selection = self.selection
+        modules, selection = self._modules, self.selection
+        layer: Any = modules["base_layer"]
         if self.merged_adapters:
             return self._forward_merged(args, kwargs)
-        layer: Any = self._modules["base_layer"]
-        if not selection.enabled:
-            return layer(*args, **kwargs)
-        if self._modules["parameter_adapters"]._modules:  # type: ignore[union-attr]
-            return self._forward_changed(args, kwargs)
-        return self._forward_onion(layer, *args, **kwargs)
+        if selection.enabled:
+            if "parameter_adapters" in modules and self.parameter_adapters:
+                return self._forward_changed(args, kwargs)
+            if self.view.kind == "other":
+                return call_block(layer, self._change, args, kwargs)
+            if selection.routes is not None:
+                return self._forward_routed(selection.routes, layer, *args, **kwargs)
+            chain = self.chain(selection.active)
+            if chain:
+                return self._forward_adapted(chain, layer, *args, **kwargs)
+        if len(args) == 1 and not kwargs and is_plain_linear(layer):
+            parameters = layer._parameters
+            return F.linear(args[0], parameters["weight"], parameters["bias"])
+        return layer(*args, **kwargs)
 
-    def _forward_onion(self, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        selection = self.selection
+    def _change(self, base: Callable[[Any], Any], x: Any, inputs: Mapping[str, Any]) -> Any:
+        """A whole block in its adapters; ``inputs`` are its others."""
+        if self.selection.routes is not None:
+            return self._routed(base, x, self.selection.routes, inputs)
+        return wrap([in_call(adapter, inputs) for adapter in self.chain(self.selection.active)], base, x)
+
+    def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not args and not kwargs and is_plain_linear(layer) and is_frozen(layer):
+            kind = type(chain[0])
+            if len(chain) == 1 or all(type(adapter) is kind for adapter in chain):
+                y = kind.fused(chain, layer, x)
+                if y is not None:
+                    return y
 
         def base(x: Any) -> Any:
             return layer(x, *args, **kwargs)
 
-        if selection.routes is not None:
-            return self._routed(base, x, selection.routes)
-        chain = self.chain(selection.active)
-        if len(chain) == 1 and not args and not kwargs and is_plain_linear(layer):
-            y = chain[0].fused(layer, x)
-            if y is not None:
-                return y
-        return wrap(chain, base, x) if chain else layer(x, *args, **kwargs)
+        return wrap(chain, base, x)
+
+    def _forward_routed(self, routes: Routes, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        def base(x: Any) -> Any:
+            return layer(x, *args, **kwargs)
+
+        return self._routed(base, x, routes)
 
     def _forward_merged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.selection.routes is not None:
@@ -112,7 +150,7 @@ class AdaptedLayer(nn.Module):
     def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
         """What the adapters of ``names`` have here, in that order, and for each in the order of `slots`."""
         modules: Any = self._modules
-        slots = [modules[slot]._modules for slot in ("tokens", "adapters", "biases")]
+        slots = [modules[slot]._modules for slot in SLOTS[:3] if slot in modules]
         return [slot[name] for name in names for slot in slots if name in slot]
 
     def remove(self, name: str) -> None:
@@ -121,11 +159,15 @@ class AdaptedLayer(nn.Module):
             if name in held:
                 del held[name]
 
-    def _routed(self, base: Callable[[Any], Any], x: Tensor, routes: Routes) -> Any:
+    def _routed(
+        self, base: Callable[[Any], Any], x: Tensor, routes: Routes, others: Mapping[str, Any] | None = None
+    ) -> Any:
         """Each row through its own adapter, and all rows through the base layer at once."""
         selection = self.selection
         rows = {name: index.to(x.device) for name, index in routes.fit(x.shape[0]).rows.items()}
-        chains = [(adapter, index) for name, index in rows.items() for adapter in self.chain((name,))]
+        chains: list[Any] = [(adapter, index) for name, index in rows.items() for adapter in self.chain((name,))]
+        if others:
+            chains = [(in_call(adapter, rows_of(others, index, len(x))), index) for adapter, index in chains]
         inputs = x
         for adapter, index in chains:
             if type(adapter).adapt_input is not LayerAdapter.adapt_input:
@@ -219,21 +261,6 @@ class AdaptedLayer(nn.Module):
             for layer in self._quantised:
                 layer._apply(fn)
         return self
-
-
-def is_plain_linear(layer: nn.Module) -> bool:
-    """Whether calling the layer is nothing but ``F.linear``: nobody listens to it, replaced its forward, or stores its
-    weight in a way of their own."""
-    if type(layer) is not nn.Linear or type(layer._parameters["weight"]) is not nn.Parameter:
-        return False
-    return not (
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or "forward" in layer.__dict__
-        or any(parameter is not None and parameter.requires_grad for parameter in layer._parameters.values())
-    )
 
 
 class BiasAdapter(LayerAdapter):

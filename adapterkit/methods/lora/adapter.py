@@ -26,6 +26,7 @@ from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.fused import lora_linear
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import Combination
+from adapterkit.nn.dropout import seeded_dropout
 from adapterkit.nn.view import LayerView
 
 
@@ -43,6 +44,7 @@ class LoraAdapter(LayerAdapter):
     """``y + s B A x``; with DoRA ``(y - b + s B A x) * m / ||W + s B A|| + b``."""
 
     kinds = frozenset({"linear", "embedding", "conv", "stack"})
+    combination = "svd"
 
     def __init__(self, config: LoraConfig, layer: LayerView) -> None:
         super().__init__(config, layer)
@@ -141,14 +143,18 @@ class LoraAdapter(LayerAdapter):
     def combine(self, adapters: Sequence[LoraAdapter], weights: Sequence[float], how: Combination) -> None:
         combine.become(self, adapters, weights, how)
 
+    @classmethod
     @override
-    def fused(self, layer: nn.Linear, x: Tensor) -> Tensor | None:
-        if not self.fusible or (self.dropout and self.training) or not x.is_floating_point():
+    def fused(cls, chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor | None:
+        if not all(adapter.fusible for adapter in chain):
             return None
-        modules = self._modules
-        a, b = modules["lora_A"]._parameters["weight"], modules["lora_B"]._parameters["weight"]  # type: ignore[union-attr]
-        parameters = layer._parameters
-        return lora_linear(x, parameters["weight"], parameters["bias"], a, b, self.scaling)  # type: ignore[arg-type]
+        first, dropout = chain[0], 0.0
+        if first.training and any(adapter.dropout for adapter in chain):
+            if len(chain) > 1 or torch.compiler.is_compiling():
+                return None
+            dropout = first.dropout
+        a, b, scaling = (first.lora_A.weight, first.lora_B.weight, first.scaling) if len(chain) == 1 else _joined(chain)
+        return lora_linear(x, layer, a, b, scaling, dropout=dropout)
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
@@ -164,7 +170,7 @@ class LoraAdapter(LayerAdapter):
         a, b = self.factors()
         bias = None if self.layer.kind == "embedding" else self.lora_B.bias
         if self.layer.kind != "embedding":
-            x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+            x = seeded_dropout(x, self.dropout) if self.dropout and self.training else x
         update = self._product(x, a, b, bias)
         for a, b in self._start_factors():
             update = update - self._product(x, a, b, None)
@@ -260,3 +266,12 @@ def _refuse(config: LoraConfig, layer: LayerView) -> None:
     for setting, is_asked in impossible.items():
         if is_asked:
             raise CapabilityError(f"{setting} is not possible on {what}")
+
+
+def _joined(chain: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor, float]:
+    """One pair of factors and a scale that do what all of ``chain`` do, side by side along the rank."""
+    a = torch.cat([adapter.lora_A.weight for adapter in chain])
+    scaling = chain[0].scaling
+    if all(adapter.scaling == scaling for adapter in chain):
+        return a, torch.cat([adapter.lora_B.weight for adapter in chain], 1), scaling
+    return a, torch.cat([adapter.lora_B.weight * adapter.scaling for adapter in chain], 1), 1.0
