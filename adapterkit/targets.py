@@ -66,6 +66,7 @@ def match_targets(
     chosen = [n for n in chosen if not config.modules_to_save or not _is_one_of(n, config.modules_to_save)]
     if isinstance(config, IndexedLayerConfig) and config.layers_to_transform is not None:
         chosen = _in_layers(chosen, config)
+    chosen = config.narrowed(chosen)
     if not chosen:
         raise TargetError(f"no module is left to adapt: target_modules={patterns!r}, less what is excluded or saved whole")
     for name in chosen:

