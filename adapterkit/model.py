@@ -259,7 +259,7 @@ class PeftModel(nn.Module):
         adapters: Sequence[str],
         weights: Sequence[float],
         adapter_name: str,
-        combination_type: str = "svd",
+        combination_type: str | None = None,
         svd_rank: int | None = None,
         svd_clamp: float | None = None,
         svd_full_matrices: bool = True,
@@ -275,7 +275,7 @@ class PeftModel(nn.Module):
             adapters: their names.
             weights: one for each; negative ones subtract.
             adapter_name: what to call the combination.
-            combination_type: see `adapterkit.nn.combination`.
+            combination_type: see `adapterkit.nn.combination`; None takes the method's own (LoRA: ``svd``).
             svd_rank: rank of the combination where it is factorised anew; None takes the largest of theirs.
             svd_clamp: quantile at which the new factors are clamped.
             svd_full_matrices: accepted for PEFT's sake; changes nothing.
@@ -287,7 +287,9 @@ class PeftModel(nn.Module):
             StateError: an adapter is unknown, or the name is taken.
             CapabilityError: the method has no such combination, or the adapters do not go together.
         """
-        how = Combination(combination_type, svd_rank, svd_clamp, density, majority_sign_method)
+        self.base_model.require(*adapters)
+        kind = combination_type or self.peft_config[adapters[0]].adapter_class().combination
+        how = Combination(kind, svd_rank, svd_clamp, density, majority_sign_method)
         add_weighted(self.base_model, adapters, weights, adapter_name, how)
 
     @contextmanager
@@ -315,10 +317,23 @@ class PeftModel(nn.Module):
         """
         # Set anew in every forward, and not cleared after it: gradient checkpointing runs the layers again in backward.
         self.base_model.selection.routes = self._routes(adapter_names, args, kwargs)
+        self._take_inputs(kwargs)
         prompt = self._active_prompt()
         if prompt is None:
-            return self.base_model(*args, **kwargs)
+            outputs = self.base_model(*args, **kwargs)
+            return self.base_model.schedules.add_loss(outputs) if self.training else outputs
         return self._prompts().call_with_prompt(self, prompt, args, kwargs)
+
+    def _take_inputs(self, kwargs: dict[str, Any]) -> None:
+        """Move the inputs that active adapters read, and the base model does not know, to where they find them."""
+        selection, configs = self.base_model.selection, self.peft_config
+        names = selection.active if selection.routes is None else selection.routes.rows
+        wanted = {field for name in names if name in configs for field in configs[name].forward_inputs}
+        selection.inputs.clear()
+        for field in wanted:
+            value = kwargs.pop(field, None)
+            if value is not None:
+                selection.inputs[field] = value
 
     def _active_prompt(self) -> PromptAdapter | None:
         selection = self.base_model.selection
@@ -342,6 +357,7 @@ class PeftModel(nn.Module):
         """The base model's ``generate`` with the active adapters; ``adapter_names`` as for `forward`."""
         selection = self.base_model.selection
         selection.routes = self._routes(adapter_names, args, kwargs)
+        self._take_inputs(kwargs)
         prompt = self._active_prompt()
         try:
             if prompt is None:

@@ -46,9 +46,13 @@ def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name
         raise StateError(f"an adapter named {name!r} is there already")
     choices = (*KINDS, *SVD_KINDS)
     if how.kind not in choices:
-        raise CapabilityError(f"no combination {how.kind!r}{did_you_mean(how.kind, choices)} Choices: {', '.join(choices)}")
+        raise CapabilityError(
+            f"no combination {how.kind!r}{did_you_mean(how.kind, choices)} Choices: {', '.join(choices)}"
+        )
     if how.density is not None and not 0 < how.density <= 1:
-        raise CapabilityError(f"density is the share of the numbers that is kept, above 0 and at most 1, not {how.density}")
+        raise CapabilityError(
+            f"density is the share of the numbers that is kept, above 0 and at most 1, not {how.density}"
+        )
     kinds = {tuner.configs[n].peft_type for n in adapters}
     if len(kinds) > 1 or not isinstance(tuner.configs[adapters[0]], LayerConfig):
         raise CapabilityError(f"only adapters of one layer method can be combined, not {', '.join(sorted(kinds))}")

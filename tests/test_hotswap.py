@@ -28,8 +28,8 @@ def saved(path, scale=0.2, **fields):
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"lora_alpha": 4}, {"r": 4}, {"target_modules": ["0"]}, {"target_modules": ["0", "2", "3"]}, {"bias": "lora_only"},
-     {"modules_to_save": ["3"]}, {"use_dora": True}],
+    [{}, {"lora_alpha": 4}, {"r": 4}, {"target_modules": ["0"]}, {"target_modules": ["0", "2", "3"]},
+     {"bias": "lora_only"}, {"modules_to_save": ["3"]}, {"use_dora": True}],
     ids=str,
 )  # fmt: skip
 def test_the_model_becomes_the_other_adapters(tmp_path, fields):

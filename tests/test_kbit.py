@@ -24,8 +24,8 @@ from tests.parity.helpers import add_noise, peft, quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the quantisers' own
 
-SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32,
-         "num_hidden_layers": 2}  # fmt: skip
+SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2,
+         "vocab_size": 32, "num_hidden_layers": 2}  # fmt: skip
 IDS = torch.arange(10).reshape(2, 5)
 BITS = {
     "8bit": {"load_in_8bit": True},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 KINDS = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
@@ -72,8 +73,9 @@ class Combination:
 
 
 def truncated(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The leading part of a singular value decomposition as two factors, ``(U S, V^T)``."""
-    return u[:, :rank] * s[:rank], vh[:rank]
+    """The leading part of a singular value decomposition as two factors, ``(U S, V^T)``; zeros where it has no more."""
+    more = max(0, rank - len(s))
+    return F.pad(u[:, :rank] * s[:rank], (0, more)), F.pad(vh[:rank], (0, 0, 0, more))
 
 
 def factorised(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ class IA3Adapter(LayerAdapter):
     """``l * y``, or on feed-forward modules ``l * x``."""
 
     kinds = frozenset({"linear", "conv"})
+    sums = True
 
     def __init__(self, config: IA3Config, layer: LayerView) -> None:
         super().__init__(config, layer)

@@ -21,9 +21,7 @@ from adapterkit.nn.combination import Combination, factorised, refactorised
 Factors = tuple[Tensor, Tensor]
 
 
-def combined_config(
-    configs: Sequence[LoraConfig], layers: Mapping[str, Sequence[Any]], how: Combination
-) -> LoraConfig:
+def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence[Any]], how: Combination) -> LoraConfig:
     """The config of the combination, with the rank that each layer needs.
 
     Args:
@@ -54,7 +52,9 @@ def _rank(target: str, adapters: Sequence[Any], how: Combination) -> int:
         a, b = factors[0]
         return min(how.svd_rank or max(ranks), a[0].numel(), len(b))
     if len(set(ranks)) > 1:
-        raise CapabilityError(f"{how.kind} needs adapters of one rank, and those of {target} have {ranks}: use svd or cat")
+        raise CapabilityError(
+            f"{how.kind} needs adapters of one rank, and those of {target} have {ranks}: use svd or cat"
+        )
     return ranks[0]
 
 
