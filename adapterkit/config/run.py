@@ -7,9 +7,9 @@ so that the place of an error is the override path.
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model, model_validator
 
 from adapterkit.config.base import Names, PeftConfig, StrictModel, Text
 from adapterkit.config.task import TaskConfig
@@ -116,6 +116,10 @@ class TrainerConfig(StrictModel):
     deepspeed: Text | None = Field(None, description="Path of a DeepSpeed configuration.")
     fsdp: Text | None = Field(None, description="FSDP options, as transformers takes them.")
     ddp_find_unused_parameters: bool | None = Field(None, description="Passed to DistributedDataParallel.")
+    loraplus_lr_ratio: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="LoRA+: learning rate of LoRA's second factor as a multiple of learning_rate, such as 16."
+    )
+    lorafa: bool = Field(False, description="LoRA-FA: LoRA's first factor stays frozen; an AdamW of its own.")
     early_stopping_patience: PositiveInt | None = Field(
         None, description="Stop after so many evaluations without improvement; null never stops early."
     )
@@ -123,6 +127,15 @@ class TrainerConfig(StrictModel):
     check_steps: PositiveInt = Field(
         5, description="After so many steps every trainable tensor must have received a gradient and have changed."
     )
+
+
+    @model_validator(mode="after")
+    def _one_optimizer(self) -> Self:
+        if self.lorafa and self.loraplus_lr_ratio is not None:
+            raise ValueError("lorafa and loraplus_lr_ratio exclude each other")
+        if self.lorafa and self.optim != type(self).model_fields["optim"].default:
+            raise ValueError(f"lorafa is an optimizer of its own and excludes optim={self.optim}")
+        return self
 
 
 class SweepConfig(StrictModel):

@@ -22,6 +22,10 @@ class LoraConfig(IndexedLayerConfig):
     adapter: ClassVar[str] = "adapterkit.methods.lora.adapter:LoraAdapter"
     runtime_fields: ClassVar[frozenset[str]] = frozenset({"compute_dtype"})
     pattern_fields: ClassVar[dict[str, str]] = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
+    optimizers: ClassVar[dict[str, str]] = {
+        "loraplus_lr_ratio": "adapterkit.methods.lora.optimizers:loraplus",
+        "lorafa": "adapterkit.methods.lora.optimizers:lorafa",
+    }
     inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core", "qalora_group_size": 16}
 
     peft_type: Annotated[Literal["LORA"], Choice] = Field("LORA", description="Name of the method.")

@@ -1,0 +1,39 @@
+"""Optimizers that a method brings with it, as options of ``trainer``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from transformers import Trainer, TrainingArguments
+
+from adapterkit.config.run import TrainerConfig
+from adapterkit.errors import ConfigError
+from adapterkit.model import PeftModel
+from adapterkit.registry import resolve
+
+OPTIONS = ("loraplus_lr_ratio", "lorafa")
+"""Keys of ``trainer`` that choose one; `adapterkit.config.base.PeftConfig.optimizers` says who has which."""
+
+
+def optimizer_for(model: PeftModel, trainer: TrainerConfig, args: TrainingArguments) -> Optimizer | None:
+    """The optimizer that a method makes itself, or None where ``trainer`` asks for none of these.
+
+    Args:
+        model: the adapted model, with the trained adapter active.
+        trainer: the run's ``trainer``.
+        args: the same, as transformers has it: class and settings of the usual optimizer.
+
+    Raises:
+        ConfigError: the method has no such optimizer.
+    """
+    option = next((option for option in OPTIONS if getattr(trainer, option)), None)
+    if option is None:
+        return None
+    config = model.active_peft_config
+    if option not in config.optimizers:
+        has = f"has {', '.join(config.optimizers)}" if config.optimizers else "has none of its own"
+        raise ConfigError(f"trainer.{option}: {config.peft_type} has no such optimizer; it {has}")
+    make: Any = resolve(config.optimizers[option])
+    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    return make(model, optimizer_class, settings, trainer)  # type: ignore[no-any-return]
