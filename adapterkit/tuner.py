@@ -23,10 +23,10 @@ from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters
-from adapterkit.nn.schedule import Schedule
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
 from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
+from adapterkit.schedules import Schedules
 from adapterkit.targets import match_subset, match_targets, matching, modules_of, suffixes
 from adapterkit.tokens import make_token_rows
 
@@ -39,7 +39,7 @@ class Tuner(nn.Module):
         self.model = model
         self.selection = Selection()
         self.configs: dict[str, PeftConfig] = {}
-        self.schedules: dict[str, Schedule] = {}  # by adapter name, once `adapterkit.schedules` has made them
+        self.schedules = Schedules(self)
         self.adopted: list[str] = []
         """Adapters that were in the model already, and whose configs are not known."""
 
@@ -119,7 +119,8 @@ class Tuner(nn.Module):
             self.model.requires_grad_(False)
         for slot, made in parts.items():
             for target, part in made.items():
-                getattr(self._layer(target), slot)[name] = part
+                layer = self._layer(target)
+                getattr(layer, slot)[name] = part.train(layer.training)
         for target in saved:
             self._copied(target).add(name)
         self.configs[name] = config
@@ -277,6 +278,7 @@ class Tuner(nn.Module):
                 self._put(target, self.copies.pop(target).original_module)
                 self._modules_by_name = None
         self.configs.pop(name, None)
+        self.schedules.forget(name)
         self.adopted = [n for n in self.adopted if n != name]
         self.selection.active = tuple(n for n in self.selection.active if n != name)
 
@@ -325,6 +327,10 @@ class Tuner(nn.Module):
             for parameter in part.parameters():
                 if parameter.is_floating_point():
                     parameter.requires_grad_(trainable)
+
+    def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> None:
+        """Advance the active adapters' schedules, under PEFT's name; see `Schedules.advance`."""
+        self.schedules.advance(global_step, total_steps)
 
     # -- merging ------------------------------------------------------------------------------------------------------
 
@@ -392,7 +398,7 @@ class Tuner(nn.Module):
         for target, copied in self.copies.items():
             self._put(target, copied._of(chosen) if merge else copied.original_module)
         self.layers, self.copies, self.configs, self.adopted = {}, {}, {}, []
-        self.selection, self._modules_by_name = Selection(), None
+        self.selection, self.schedules, self._modules_by_name = Selection(), Schedules(self), None
         if merge:
             storage.leave_dense(self.model)
         return self.model

@@ -43,6 +43,7 @@ class Schedule(ABC):
 
     def compact(self) -> None:
         """Give up parameters that are switched off for good. Optimizers made before hold the old ones."""
+        return
 
     def state_dict(self) -> dict[str, Tensor]:
         """What `load_state_dict` needs to go on where this one is, the adapter's own tensors aside."""
@@ -50,3 +51,4 @@ class Schedule(ABC):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where another one was when it gave ``state``."""
+        return

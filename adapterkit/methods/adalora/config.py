@@ -52,7 +52,7 @@ class AdaLoraConfig(IndexedLayerConfig):
             raise ValueError(f"target_r={self.target_r} is more than init_r={self.init_r}")
         if self.total_step is not None and self.tinit >= self.total_step - self.tfinal:
             raise ValueError(
-                f"tinit={self.tinit} and tfinal={self.tfinal} leave no step of total_step={self.total_step} to allocate rank"
+                f"no step of total_step={self.total_step} is left between tinit={self.tinit} and tfinal={self.tfinal}"
             )
         return self
 

@@ -51,14 +51,14 @@ class RankAllocator(Schedule):
             self._allocate(budget(step, self.start, self.target, first=self.tinit, last=last))
 
     def _last_allocation(self, total_steps: int | None) -> int:
-        total = self.total or total_steps
+        total: int | None = self.total or total_steps
         if total is None:
             raise StateError("AdaLoRA needs to know the number of steps: set total_step")
         if self.tinit >= total - self.tfinal:
             raise StateError(
                 f"AdaLoRA: tinit={self.tinit} and tfinal={self.tfinal} leave no step of {total} to allocate rank"
             )
-        return total - self.tfinal
+        return total - int(self.tfinal)
 
     def _observe(self) -> None:
         """Smooth the sensitivity of every number, and how far it is from the smoothed one."""
@@ -97,7 +97,8 @@ class RankAllocator(Schedule):
         losses = [off_orthogonal(adapter.lora_A) for adapter in self.adapters.values()]
         losses += [off_orthogonal(adapter.lora_B.T) for adapter in self.adapters.values()]
         device = losses[0].device
-        return self.orth_reg_weight * torch.stack([loss.to(device) for loss in losses]).mean()
+        together: Tensor = torch.stack([loss.to(device) for loss in losses]).mean()
+        return together.mul(self.orth_reg_weight)
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -139,4 +140,5 @@ def budget(step: int, start: int, target: int, *, first: int, last: int) -> int:
 def off_orthogonal(rows: Tensor) -> Tensor:
     """``||R R^T - I||`` of ``rows (r, n)``, by Frobenius; 0 if the rows are orthogonal and of length 1."""
     rows = rows.float()
-    return torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows), device=rows.device))
+    length: Tensor = torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows), device=rows.device))
+    return length

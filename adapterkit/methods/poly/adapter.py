@@ -35,8 +35,13 @@ class Router(nn.Module):
 
     def forward(self, task_ids: Tensor) -> Tensor:
         """``(rows,)`` to ``(rows, splits, skills)``, which sum to 1 over the skills."""
-        logits = self.module_logits[task_ids].unflatten(1, (self.splits, -1))
-        shares = RelaxedBernoulli(1.0, logits=logits).rsample() if self.training else logits.sigmoid()
+        logits = self.module_logits[task_ids].reshape(len(task_ids), self.splits, -1)
+        shares = logits.sigmoid()
+        if self.training:
+            drawn = RelaxedBernoulli(
+                logits.new_ones(()), logits=logits, validate_args=False
+            )  # checks wait for a device
+            shares = drawn.rsample()
         return shares / (shares.sum(-1, keepdim=True) + 1e-12)
 
 
@@ -50,12 +55,11 @@ class PolyAdapter(LayerAdapter):
         super().__init__(config, layer)
         splits, skills, self.r, self.tasks = config.n_splits, config.n_skills, config.r, config.n_tasks
         if layer.in_features % splits or layer.out_features % splits:
-            raise CapabilityError(
-                f"n_splits={splits} does not divide a layer of {layer.in_features} inputs and {layer.out_features} outputs"
-            )
+            sizes = f"{layer.in_features} inputs and {layer.out_features} outputs"
+            raise CapabilityError(f"n_splits={splits} does not divide a layer of {sizes}")
         inputs, outputs = layer.in_features // splits, layer.out_features // splits
         self.poly_lora_A = nn.Parameter(torch.empty(splits, skills, inputs, self.r))  # (splits, skills, in / splits, r)
-        self.poly_lora_B = nn.Parameter(torch.zeros(splits, skills, self.r, outputs))  # (splits, skills, r, out / splits)
+        self.poly_lora_B = nn.Parameter(torch.zeros(splits, skills, self.r, outputs))  # (..., r, out / splits)
         self.poly_router = Router(config)
         nn.init.uniform_(self.poly_lora_A, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
         if not config.init_weights:
@@ -80,6 +84,6 @@ class PolyAdapter(LayerAdapter):
         ids = given.to(x.device)
         if len(x) % len(ids):
             raise StateError(f"task_ids has {len(ids)} entries for a layer's input of {len(x)} rows")
-        if not torch.compiler.is_compiling() and not (0 <= int(ids.min()) and int(ids.max()) < self.tasks):
+        if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= self.tasks)).any()):  # a device's own indexing checks
             raise StateError(f"task_ids must be from 0 to {self.tasks - 1}, and are {sorted(set(ids.tolist()))}")
         return ids.repeat_interleave(len(x) // len(ids))
