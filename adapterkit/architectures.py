@@ -1,36 +1,36 @@
 """What the parts of a model are called, family by family: model_type -> role -> module name (a name suffix).
 
 Data only. A role is what a module is for, whatever its family calls it: ``query``, ``key``, ``value``,
-``attention_out``, ``ffn_gate``, ``ffn_in``, ``ffn_out``. Where one module computes several roles at once, each of them
-names it.
+``attention_out``, ``ffn_gate``, ``ffn_in``, ``ffn_out``; ``attention`` is the block that holds the first four. Where
+one module computes several roles at once, each of them names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-ROLES = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_in", "ffn_out")
+ROLES = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_in", "ffn_out", "attention")
 
 Roles = Mapping[str, str]
 
 
-def _roles(attention: str, feed_forward: str) -> Roles:
-    """From ``"query key value out"`` (or one fused name and out) and ``"[gate] in out"``."""
+def _roles(attention: str, feed_forward: str, block: str | None = None) -> Roles:
+    """From ``"query key value out"`` (or one fused name and out), ``"[gate] in out"`` and the attention block."""
     names = attention.split()
     query, key, value, out = names if len(names) == 4 else (names[0], names[0], names[0], names[1])
     roles = {"query": query, "key": key, "value": value, "attention_out": out}
     widths = feed_forward.split()
     roles.update(zip(("ffn_gate", "ffn_in", "ffn_out")[3 - len(widths) :], widths, strict=True))
-    return roles
+    return roles if block is None else {**roles, "attention": block}
 
 
 _BERT = _roles("query key value attention.output.dense", "intermediate.dense output.dense")
-_LLAMA = _roles("q_proj k_proj v_proj o_proj", "gate_proj up_proj down_proj")
+_LLAMA = _roles("q_proj k_proj v_proj o_proj", "gate_proj up_proj down_proj", "self_attn")
 _BART = _roles("q_proj k_proj v_proj out_proj", "fc1 fc2")
 _T5 = _roles("q k v o", "wi wo")
 _T5_GATED = _roles("q k v o", "wi_0 wi_1 wo")
 _FALCON = _roles("query_key_value dense", "dense_h_to_4h dense_4h_to_h")
-_GPT2 = _roles("c_attn attn.c_proj", "c_fc mlp.c_proj")
+_GPT2 = _roles("c_attn attn.c_proj", "c_fc mlp.c_proj", "attn")
 _DEBERTA_V2 = _roles("query_proj key_proj value_proj attention.output.dense", "intermediate.dense output.dense")
 
 ARCHITECTURES: Mapping[str, Roles] = {
