@@ -125,7 +125,7 @@ def test_what_is_not_affine_cannot_be_merged():
 
 def test_a_bias_cannot_be_merged_where_there_is_none():
     layer = adapted(nn.Linear(5, 4, bias=False), scale=Scale)
-    with pytest.raises(CapabilityError, match="this Linear has none to merge it into"):
+    with pytest.raises(CapabilityError, match="add a bias, which this Linear has no place for"):
         layer.merge()
 
 

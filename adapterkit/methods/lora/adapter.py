@@ -139,6 +139,13 @@ class LoraAdapter(LayerAdapter):
     ) -> LoraConfig:
         return combine.combined_config(configs, layers, how)
 
+    @classmethod
+    @override
+    def since(
+        cls, config: LoraConfig, state: Mapping[str, Tensor], start: Mapping[str, Tensor]
+    ) -> tuple[LoraConfig, dict[str, Tensor]]:
+        return combine.since(config, state, start)
+
     @override
     def combine(self, adapters: Sequence[LoraAdapter], weights: Sequence[float], how: Combination) -> None:
         combine.become(self, adapters, weights, how)
@@ -256,13 +263,15 @@ def _refuse(config: LoraConfig, layer: LayerView) -> None:
         CapabilityError: what ``config`` asks for is not possible on such a layer; says what.
     """
     scheme = config.init_lora_weights
+    is_special, is_grouped = isinstance(scheme, str) and scheme != "gaussian", layer.kind == "conv" and layer.layer.groups > 1
     impossible = {
         "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
         "lora_dropout": config.lora_dropout and not layer.called,
-        "use_dora": config.use_dora and layer.kind == "stack",
-        f"init_lora_weights={scheme!r}": layer.kind == "stack" and isinstance(scheme, str) and scheme != "gaussian",
+        "use_dora": config.use_dora and (layer.kind == "stack" or is_grouped),
+        f"init_lora_weights={scheme!r}": is_special and (layer.kind == "stack" or is_grouped),
     }
-    what = "an embedding" if layer.kind == "embedding" else "a parameter that no layer of its own applies"
+    kinds = {"embedding": "an embedding", "conv": "a grouped convolution"}
+    what = kinds.get(layer.kind, "a parameter that no layer of its own applies")
     for setting, is_asked in impossible.items():
         if is_asked:
             raise CapabilityError(f"{setting} is not possible on {what}")

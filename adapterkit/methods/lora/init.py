@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from adapterkit.errors import ConfigError
+
 Factors = tuple[Tensor, Tensor]
 
 
@@ -42,7 +44,7 @@ def _orthogonal(a: Tensor, b: Tensor) -> None:
     """Rows of A and columns of B in complementary subspaces of R^r, so that ``B A = 0`` with neither zero."""
     r = a.shape[0]
     if r % 2:
-        raise ValueError(f"init_lora_weights='orthogonal' needs an even r, not {r}")
+        raise ConfigError(f"init_lora_weights='orthogonal' needs an even r, not {r}")
     q = torch.linalg.qr(torch.randn(r, r)).Q
     left = torch.randn(a[0].numel(), r // 2) @ q[0::2]  # (in, r)
     right = torch.randn(b.shape[0], r // 2) @ q[1::2]  # (out, r)
