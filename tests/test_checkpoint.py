@@ -56,7 +56,9 @@ def test_keys_are_peft_s():
     expected += ["embed.lora_embedding_A", "embed.lora_embedding_B", "classifier.weight", "classifier.bias"]
     expected += ["embed.base_layer.weight"]  # a targeted embedding travels with its adapter
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    assert {f"base_model.model.{key}" for key in expected} - state.keys() <= {"base_model.model.embed.base_layer.weight"}
+    assert {f"base_model.model.{key}" for key in expected} - state.keys() <= {
+        "base_model.model.embed.base_layer.weight"
+    }
     assert state.keys() <= {f"base_model.model.{key}" for key in expected}
 
 
@@ -128,7 +130,10 @@ def swap(tensors: dict[str, Tensor]) -> None:
             r"missing: layers\.0\.query\.lora_A\.weight \(the file has layers\.0\.qeury\.lora_A\.weight\)\n"
             r"  unexpected: layers\.0\.qeury\.lora_A\.weight \(the model has layers\.0\.query\.lora_A\.weight\)",
         ),
-        (lambda t: t.update({"base_model.model.layers.7.query.lora_A.weight": torch.zeros(2, 8)}), r"unexpected: layers\.7"),
+        (
+            lambda t: t.update({"base_model.model.layers.7.query.lora_A.weight": torch.zeros(2, 8)}),
+            r"unexpected: layers\.7",
+        ),
         (swap, r"shape: layers\.0\.query\.lora_A\.weight is \(8, 2\), expected \(2, 8\)"),
         (lambda t: t.update({FIRST: t[FIRST].int()}), r"type: layers\.0\.query\.lora_A\.weight is torch\.int32"),
         (lambda t: t.clear(), r"missing: (.|\n)*missing: "),
@@ -166,14 +171,16 @@ def test_what_does_not_fit_can_be_reported_instead(saved):
 
 
 def test_a_long_list_of_problems_is_cut():
-    model = get_peft_model(nn.Sequential(*(nn.Linear(2, 2) for _ in range(20))), LoraConfig(r=1, target_modules="all-linear"))
+    model = get_peft_model(
+        nn.Sequential(*(nn.Linear(2, 2) for _ in range(20))), LoraConfig(r=1, target_modules="all-linear")
+    )
     with pytest.raises(CheckpointError, match="and 20 more") as error:
         set_peft_model_state_dict(model, {})
     assert len(str(error.value).splitlines()) == 22
 
 
 def test_shapes_that_differ_can_be_left(saved):
-    directory, model = saved
+    directory, _ = saved
     edit(directory, swap)
     fresh = get_peft_model(net(), lora())
     result = set_peft_model_state_dict(fresh, load_file(directory / WEIGHTS), ignore_mismatched_sizes=True)
@@ -211,7 +218,7 @@ def test_a_pickle_of_anything_but_tensors_is_refused(saved, content, capsys):
     directory, _ = saved
     (directory / WEIGHTS).unlink()
     torch.save(content, directory / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match="not a file of tensors|cannot be read"):
+    with pytest.raises(CheckpointError, match=r"not a file of tensors|cannot be read"):
         PeftModel.from_pretrained(net(), directory)
     assert "must not run" not in capsys.readouterr().out
 
@@ -238,7 +245,8 @@ def test_configs_that_do_not_fit(saved, change, error, message):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "cannot be read"), ("[]", "expected an object, found list"), (None, "has no adapter_config.json")]
+    ("content", "message"),
+    [("{", "cannot be read"), ("[]", "expected an object, found list"), (None, "has no adapter_config.json")],
 )
 def test_configs_that_cannot_be_read(saved, content, message):
     directory, _ = saved

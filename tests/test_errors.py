@@ -9,7 +9,9 @@ import pytest
 from adapterkit import errors
 from adapterkit.errors import AdapterkitError, UnknownPluginError, did_you_mean, nearest
 
-_LINE = re.compile(r"^ *(?P<branch>[│├└─ ]*)(?P<name>\w+Error)(?: \((?P<also>\w+)\))?(?: +exit (?P<exit>\d+))?", re.MULTILINE)
+_LINE = re.compile(
+    r"^ *(?P<branch>[│├└─ ]*)(?P<name>\w+Error)(?: \((?P<also>\w+)\))?(?: +exit (?P<exit>\d+))?", re.MULTILINE
+)
 
 
 def drawn() -> list[tuple[str, str, str | None, str | None]]:

@@ -38,7 +38,13 @@ def trainable(model: PeftModel) -> set[str]:
 
 def bert(**fields) -> BertForSequenceClassification:
     config = BertConfig(
-        vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, num_labels=3, **fields
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=12,
+        num_labels=3,
+        **fields,
     )
     torch.manual_seed(0)
     return BertForSequenceClassification(config).eval()
@@ -93,7 +99,7 @@ class TestStates:
         assert model.active_adapters == []
         assert torch.equal(model(x), net()(x))
         with pytest.raises(StateError, match="0 adapters are active"):
-            model.active_adapter  # noqa: B018
+            model.active_adapter
         model.set_adapter("two")
         model.delete_adapter("two")
         assert torch.equal(model(x), net()(x))
@@ -203,7 +209,10 @@ class TestRows:
         model.add_adapter("two", LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["c_attn"]))
         model.set_requires_grad(["one", "two"])
         move(model)
-        inputs = {"input_ids": torch.tensor([[2, 3, 4], [5, 6, 7]]), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
+        inputs = {
+            "input_ids": torch.tensor([[2, 3, 4], [5, 6, 7]]),
+            "attention_mask": torch.ones(2, 3, dtype=torch.long),
+        }
         options = {"max_new_tokens": 5, "min_new_tokens": 5, "num_beams": beams, "do_sample": False, "pad_token_id": 0}
         routed = model.eval().generate(**inputs, adapter_names=["two", "__base__"], **options)
         model.set_adapter("two")
@@ -231,7 +240,7 @@ class TestMaking:
         model = pair()
         assert model.embed is model.get_base_model().embed
         with pytest.raises(AttributeError, match="no_such_thing"):
-            model.no_such_thing  # noqa: B018
+            model.no_such_thing
 
     @pytest.mark.parametrize("task", sorted(tasks))
     def test_a_task_type_chooses_the_wrapper(self, task):

@@ -39,7 +39,7 @@ def test_the_documented_names_are_public():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'LorraConfig'"):
-        adapterkit.LorraConfig  # noqa: B018
+        adapterkit.LorraConfig
 
 
 @pytest.mark.parametrize(

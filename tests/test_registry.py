@@ -64,7 +64,9 @@ def test_nothing_is_imported_before_it_is_asked_for(site):
     ],
 )
 def test_a_broken_plugin_is_named_with_its_place_and_hurts_no_other(site, source, message):
-    registry = site(acme=({"bad": "bad_plugin:Config", "good": "good_plugin:Config"}, {"bad_plugin": source, "good_plugin": GOOD}))
+    registry = site(
+        acme=({"bad": "bad_plugin:Config", "good": "good_plugin:Config"}, {"bad_plugin": source, "good_plugin": GOOD})
+    )
     assert registry["good"]().strength == 3
     with pytest.raises(BrokenPluginError, match=rf"method 'bad' \(acme 1\.0\)(.|\n)*{message}"):
         registry["bad"]
@@ -72,7 +74,16 @@ def test_a_broken_plugin_is_named_with_its_place_and_hurts_no_other(site, source
 
 @pytest.mark.parametrize(("api", "who"), [(99, "Upgrade adapterkit"), (0, "Upgrade acme")])
 def test_another_api_says_who_has_to_be_upgraded(site, api, who):
-    registry = site(acme=({"far": "far_plugin:Config"}, {"far_plugin": f"{GOOD}\n    api = {api}\n".replace("    api", "    api: __import__('typing').ClassVar[int]")}))
+    registry = site(
+        acme=(
+            {"far": "far_plugin:Config"},
+            {
+                "far_plugin": f"{GOOD}\n    api = {api}\n".replace(
+                    "    api", "    api: __import__('typing').ClassVar[int]"
+                )
+            },
+        )
+    )
     with pytest.raises(IncompatiblePluginError, match=rf"speaks plugin API {api}; this adapterkit speaks 1\. {who}"):
         registry["far"]
 
@@ -84,7 +95,10 @@ def test_two_third_parties_are_an_error_only_when_the_name_is_chosen(site):
     )
     assert registry["own"].__module__ == "bolt_own"
     assert "same" in registry
-    with pytest.raises(ConfigError, match=r"declared by several packages; choose one of acme/same \(acme 1\.0, acme_same:Config\), bolt/same"):
+    with pytest.raises(
+        ConfigError,
+        match=r"declared by several packages; choose one of acme/same \(acme 1\.0, acme_same:Config\), bolt/same",
+    ):
         registry["same"]
     assert registry["acme/same"].__module__ == "acme_same"
     assert registry["bolt/same"].__module__ == "bolt_same"

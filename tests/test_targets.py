@@ -62,7 +62,7 @@ def test_suffixes_and_regular_expressions(stated, expected):
 def test_a_suffix_is_a_whole_part_of_a_name():
     with pytest.raises(TargetError, match="'proj' matches no module"):
         targets(target_modules=["proj"])
-    with pytest.raises(TargetError, match="'ayers.0.v_proj' matches no module"):
+    with pytest.raises(TargetError, match=r"'ayers\.0\.v_proj' matches no module"):
         targets(target_modules=["ayers.0.v_proj"])
 
 
@@ -110,8 +110,14 @@ def test_numbered_layers(fields, expected):
         ({"target_modules": ["v_proj"], "exclude_modules": ["w_proj"]}, "exclude_modules: 'w_proj' matches no module"),
         ({"target_modules": ["v_proj"], "exclude_modules": "x"}, "exclude_modules: the regular expression 'x'"),
         ({"target_modules": ["v_proj"], "exclude_modules": ["v_proj"]}, "no module is left to adapt"),
-        ({"target_modules": ["v_proj"], "layers_to_transform": [0, 9]}, r"in layers \[9\]; there are layers \[0, 1, 2\]"),
-        ({"target_modules": ["head"], "layers_to_transform": 0}, r"no target is in layers \[0\]; there are layers \[\]"),
+        (
+            {"target_modules": ["v_proj"], "layers_to_transform": [0, 9]},
+            r"in layers \[9\]; there are layers \[0, 1, 2\]",
+        ),
+        (
+            {"target_modules": ["head"], "layers_to_transform": 0},
+            r"no target is in layers \[0\]; there are layers \[\]",
+        ),
         ({}, "nothing is known of the roles in a model of type None"),
         ({"target_modules": ["role:query"]}, "Name the modules, or use 'all-linear'"),
     ],
@@ -129,7 +135,9 @@ def test_unknown_roles_and_families_are_named():
 
 
 def test_a_kind_that_the_method_does_not_adapt_is_an_error():
-    with pytest.raises(CapabilityError, match=r"cannot adapt 'embed', a Embedding \(kind embedding\); it adapts linear"):
+    with pytest.raises(
+        CapabilityError, match=r"cannot adapt 'embed', a Embedding \(kind embedding\); it adapts linear"
+    ):
         targets(target_modules=["embed"])
     assert targets(target_modules=["embed"], kinds=("any",)) == ["embed"]
 

@@ -133,7 +133,9 @@ def test_inference_mode_makes_nothing_trainable():
 )
 def test_bias_modes(mode, biases):
     tuner = tuned("a", bias=mode)
-    assert [name for name, layer in tuner.layers.items() if "a" in layer.biases] == sorted(biases, key=list(tuner.layers).index)
+    assert [name for name, layer in tuner.layers.items() if "a" in layer.biases] == sorted(
+        biases, key=list(tuner.layers).index
+    )
     x, model = batch(), tuner.model
     changed, base = model(x), net()(x)
     tuner.merge()
@@ -189,7 +191,9 @@ def test_activation_changes_the_output_and_nothing_else():
 def test_unknown_names_are_refused_with_the_known_ones():
     tuner = tuned("french", "german")
     for call in (tuner.delete, lambda n: tuner.activate((n,)), lambda n: tuner.merge((n,))):
-        with pytest.raises(StateError, match=r"no adapter named 'frensh'; did you mean 'french'\? Adapters: french, german"):
+        with pytest.raises(
+            StateError, match=r"no adapter named 'frensh'; did you mean 'french'\? Adapters: french, german"
+        ):
             call("frensh")
 
 
@@ -299,7 +303,9 @@ def test_injected_adapters_are_found_again():
 def test_types_of_adapters_on_a_half_base(half, expected):
     tuner = Tuner(net().to(torch.bfloat16))
     tuner.add("a", lora(modules_to_save=["classifier"]), autocast_adapter_dtype=half)
-    assert {p.dtype for _, part in tuner.parts("a") if not isinstance(part, nn.Linear) for p in part.parameters()} == {expected}
+    assert {p.dtype for _, part in tuner.parts("a") if not isinstance(part, nn.Linear) for p in part.parameters()} == {
+        expected
+    }
 
 
 def test_training_mode_is_the_replaced_module_s():

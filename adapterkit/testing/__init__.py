@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in ("configs", "layers", "models", "prompts", "states", "tasks")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("configs", "layers", "models", "prompts", "states", "tasks"))
+)
 
 from adapterkit.testing.adapter import AdapterContract  # noqa: E402
 from adapterkit.testing.prompts import PromptContract  # noqa: E402

@@ -51,7 +51,9 @@ class StateLaws(AdapterCase):
         directory = tmp_path / "a"
         with seeded(99):  # what was drawn at random is in the file, or comes from a seed in the config
             loaded = PeftModel.from_pretrained(Toy(copy.deepcopy(layer)), directory, "other")
-        assert same(get_peft_model_state_dict(loaded, adapter_name="other"), get_peft_model_state_dict(model, adapter_name="a"))
+        assert same(
+            get_peft_model_state_dict(loaded, adapter_name="other"), get_peft_model_state_dict(model, adapter_name="a")
+        )
         assert torch.equal(loaded(x), model(x))
         loaded.save_pretrained(tmp_path / "again")
         for name in ("adapter_model.safetensors", "adapter_config.json"):

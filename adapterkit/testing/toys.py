@@ -16,13 +16,33 @@ from adapterkit.nn.view import LayerView
 
 LayerFactory = Callable[[], nn.Module]
 
+
+class Attention(nn.Module):
+    """Attention of two query heads to one key head, by the usual names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = 4
+        self.q_proj, self.k_proj = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.v_proj, self.o_proj = nn.Linear(8, 4), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.q_proj(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        key, value = (project(x)[:, None] for project in (self.k_proj, self.v_proj))
+        weights = (query @ key.transpose(2, 3) / 2).softmax(-1)
+        return self.o_proj((weights @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 LAYERS: dict[str, dict[str, LayerFactory]] = {
     "linear": {
         "linear": lambda: nn.Linear(8, 12),
         "linear_no_bias": lambda: nn.Linear(8, 8, bias=False),
         "transposed": lambda: Conv1D(12, 8),
     },
-    "embedding": {"embedding": lambda: nn.Embedding(10, 8), "embedding_padded": lambda: nn.Embedding(10, 8, padding_idx=0)},
+    "embedding": {
+        "embedding": lambda: nn.Embedding(10, 8),
+        "embedding_padded": lambda: nn.Embedding(10, 8, padding_idx=0),
+    },
     "conv": {
         "conv1d": lambda: nn.Conv1d(8, 12, 3, stride=2, padding=1),
         "conv2d": lambda: nn.Conv2d(8, 12, (1, 3), padding="same", dilation=2, bias=False),
@@ -30,6 +50,7 @@ LAYERS: dict[str, dict[str, LayerFactory]] = {
         "conv3d": lambda: nn.Conv3d(8, 12, 2, padding=1),
     },
     "norm": {"layer_norm": lambda: nn.LayerNorm(8)},
+    "other": {"attention": Attention},
 }
 """Layers by kind (`adapterkit.nn.view.LayerView.kind`) and name. Each has 8 features or channels going in."""
 
@@ -63,12 +84,17 @@ class Toy(nn.Module):
 def layers_of(kinds: Collection[str]) -> dict[str, nn.Module]:
     """The small layers of these kinds, always with the same values; ``any`` means all of them."""
     with seeded(0):
-        chosen = {name: make for kind, named in LAYERS.items() if kind in kinds or "any" in kinds for name, make in named.items()}
+        chosen = {
+            name: make
+            for kind, named in LAYERS.items()
+            if kind in kinds or "any" in kinds
+            for name, make in named.items()
+        }
         return {name: make() for name, make in chosen.items()}
 
 
 def inputs_of(layer: nn.Module, *, rows: int = 5) -> Tensor:
-    """A batch for a layer, always the same: ``(rows, 3, in)``, ``(rows, 3)`` indices or ``(rows, channels, 6, ...)``."""
+    """A batch for a layer, always the same: ``(rows, 3, in)``, ``(rows, 3)`` indices, ``(rows, channels, 6, ...)``."""
     base = layer.base_layer if isinstance(layer, AdaptedLayer) else layer
     view = LayerView(base)
     with seeded(1):
@@ -76,7 +102,7 @@ def inputs_of(layer: nn.Module, *, rows: int = 5) -> Tensor:
             return torch.randint(0, view.in_features, (rows, 3))
         if view.kind == "conv":
             return torch.randn(rows, view.in_features, *[6] * len(view.layer.kernel_size))
-        return torch.randn(rows, 3, view.in_features or base.weight.shape[-1])
+        return torch.randn(rows, 3, view.in_features or next(base.parameters()).shape[-1])
 
 
 @contextmanager

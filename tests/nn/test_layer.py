@@ -189,7 +189,9 @@ class TestFastPath:
         torch.testing.assert_close(layer(x), wrap([layer.adapters["fast"]], layer.base_layer, x))
         assert Fast.runs == 1
 
-    @pytest.mark.parametrize("case", ["hook", "pre_hook", "instance forward", "subclass", "two adapters", "routed", "parametrised"])
+    @pytest.mark.parametrize(
+        "case", ["hook", "pre_hook", "instance forward", "subclass", "two adapters", "routed", "parametrised"]
+    )
     def test_is_not_taken_where_the_layer_s_own_call_counts(self, case):
         class Loud(nn.Linear):
             def forward(self, x: Tensor) -> Tensor:
@@ -228,7 +230,7 @@ def test_foreign_code_reads_the_layer_it_knows():
     assert (layer.in_features, layer.out_features) == (5, 4)
     assert layer.weight is layer.base_layer.weight
     with pytest.raises(AttributeError, match="no_such_thing"):
-        layer.no_such_thing  # noqa: B018
+        layer.no_such_thing
 
 
 def test_further_arguments_reach_the_layer():
@@ -237,7 +239,9 @@ def test_further_arguments_reach_the_layer():
             return super().forward(x) * by + plus
 
     layer, x = adapted(Scaled(5, 4), scale=Scale), torch.randn(3, 5)
-    torch.testing.assert_close(layer(x, 2.0, plus=3.0), layer.adapters["scale"].adapt_output(layer.base_layer(x, 2.0, plus=3.0), x))
+    torch.testing.assert_close(
+        layer(x, 2.0, plus=3.0), layer.adapters["scale"].adapt_output(layer.base_layer(x, 2.0, plus=3.0), x)
+    )
 
 
 class TestBias:

@@ -52,7 +52,11 @@ def inputs(view: LayerView) -> Tensor:
     torch.manual_seed(1)
     if view.kind == "embedding":
         return torch.randint(0, 6, (3, 2))
-    return torch.randn(3, view.in_features, *[5] * len(view.layer.kernel_size)) if view.kind == "conv" else torch.randn(3, 5)
+    return (
+        torch.randn(3, view.in_features, *[5] * len(view.layer.kernel_size))
+        if view.kind == "conv"
+        else torch.randn(3, 5)
+    )
 
 
 @pytest.mark.parametrize(("layer", "kind", "sizes"), LAYERS, ids=lambda value: type(value).__name__)
@@ -61,7 +65,9 @@ def test_kinds_and_sizes(layer, kind, sizes):
     assert (view.kind, (view.in_features, view.out_features)) == (kind, sizes)
 
 
-@pytest.mark.parametrize("layer", [layer for layer, kind, _ in LAYERS if kind != "other"], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "layer", [layer for layer, kind, _ in LAYERS if kind != "other"], ids=lambda m: type(m).__name__
+)
 def test_the_operation_with_the_weight_is_the_layer(layer):
     view = LayerView(layer)
     x, bias = inputs(view), view.bias

@@ -118,7 +118,9 @@ def assert_parity(
         with quiet():
             theirs.save_pretrained(Path(directory) / "theirs")
             their_state = state_of(theirs)
-        mine = adapterkit.PeftModel.from_pretrained(model_factory(), Path(directory) / "theirs", is_trainable=True).eval()
+        mine = adapterkit.PeftModel.from_pretrained(
+            model_factory(), Path(directory) / "theirs", is_trainable=True
+        ).eval()
         state = get_peft_model_state_dict(mine)
         assert_same_tensors(state, their_state)
         close(run(mine, inputs), run(theirs, inputs))

@@ -10,7 +10,9 @@ from tests.parity.helpers import assert_parity, peft
 from tests.parity.layers import CONVS, LAYERS, Net, seeded, single
 
 
-@pytest.mark.parametrize("variant", [{}, {"use_rslora": True, "lora_alpha": 3}, {"use_dora": True}, {"bias": "lora_only"}])
+@pytest.mark.parametrize(
+    "variant", [{}, {"use_rslora": True, "lora_alpha": 3}, {"use_dora": True}, {"bias": "lora_only"}]
+)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_layer_kind(layer, variant):
     factory, inputs = single(layer)

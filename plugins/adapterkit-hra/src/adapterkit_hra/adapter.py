@@ -4,8 +4,8 @@ reflection adaptation", https://arxiv.org/abs/2405.17484.
 .. math:: y = W H_1 \cdots H_r x, \quad H_i = I - 2 u_i u_i^\top, \quad \|u_i\| = 1
 
 The product is never formed. In compact WY form (Schreiber and Van Loan, 1989) it is
-:math:`I - U T U^\top` with :math:`T^{-1} = \tfrac12 I + \mathrm{striu}(U^\top U)`, which costs two thin products and one
-triangular solve of size r. With ``apply_GS`` the :math:`u_i` are orthogonal, and :math:`T = 2 I`.
+:math:`I - U T U^\top` with :math:`T^{-1} = \tfrac12 I + \mathrm{striu}(U^\top U)`, which costs two thin products and
+one triangular solve of size r. With ``apply_GS`` the :math:`u_i` are orthogonal, and :math:`T = 2 I`.
 
     x (in) ──► U^T (r, in) ──► (U T) (in, r) ──► x - ... ──► W (out, in) ──► y (out)
 
