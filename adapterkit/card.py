@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from adapterkit.errors import CheckpointError
 from adapterkit.files import write_text
 
 CARD_NAME = "README.md"
+PACKAGES = ("adapterkit", "torch", "transformers")
 
 _TEXT = """# Adapter
 
@@ -19,46 +25,99 @@ from adapterkit import PeftModel  # or: from peft import PeftModel
 model = PeftModel.from_pretrained(base_model, "path/to/this/adapter")
 ```
 """
+_START, _END = "<!-- {} -->", "<!-- end of {} -->"
 
 
-def write_card(directory: Path, model: Any) -> None:
-    """Write or update ``README.md``: ``library_name``, ``base_model``, ``pipeline_tag`` and tags.
+def write_card(directory: Path, model: Any, *, metrics: Mapping[str, float] | None = None) -> None:
+    """Write or update ``README.md``: metadata, versions, quantisation and metrics; what a person wrote stays.
 
     Args:
         directory: the adapter's directory.
         model: a `PeftModel`.
+        metrics: results of the run, by name.
+
+    Raises:
+        CheckpointError: the metadata of the card that is there is no YAML.
     """
     path = directory / CARD_NAME
-    metadata, text = _read(path)
+    metadata, text = read_card(path)
     config = next(iter(model.peft_config.values()))
-    base = config.base_model_name_or_path or getattr(getattr(model.get_base_model(), "config", None), "name_or_path", "")
-    metadata["library_name"] = "peft"
-    tags = [f"base_model:adapter:{base}"] if base else []
-    tags += [c.peft_type.lower() for c in model.peft_config.values()]
-    if base:
-        metadata["base_model"] = base
+    base = config.base_model_name_or_path or getattr(
+        getattr(model.get_base_model(), "config", None), "name_or_path", ""
+    )
+    metadata = {**metadata, **_metadata(model, base, metadata.get("tags") or ())}
+    if metrics:
+        metadata["model-index"] = _results(directory, model, metrics)
     if config.task_type == "CAUSAL_LM":
-        metadata["pipeline_tag"] = "text-generation"
-    metadata["tags"] = list(dict.fromkeys([*metadata.get("tags", []), *tags]))
+        metadata.setdefault("pipeline_tag", "text-generation")
     text = text or _TEXT.format(method=config.peft_type, base=base or "a custom model")
-    write_text(path, f"---\n{_dump(metadata)}---\n{text}")
+    for heading, lines in _sections(model, metrics).items():
+        text = _with_section(text, heading, lines)
+    head = yaml.safe_dump(metadata, sort_keys=True, allow_unicode=True)
+    write_text(path, f"---\n{head}---\n{text}")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """A card's metadata and text; nothing of either where there is no card."""
+def _metadata(model: Any, base: str, present: Any) -> dict[str, Any]:
+    tags = [f"base_model:adapter:{base}"] if base else []
+    tags += [config.peft_type.lower() for config in model.peft_config.values()]
+    if type(model.get_base_model()).__module__.startswith("transformers."):
+        tags.append("transformers")
+    tags += getattr(model.get_base_model(), "model_tags", None) or []
+    found: dict[str, Any] = {"library_name": "peft", "tags": sorted({*present, *tags})}
+    return {**found, "base_model": base} if base else found
+
+
+def _results(directory: Path, model: Any, metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The Hub's ``model-index``."""
+    task = {"type": (next(iter(model.peft_config.values())).task_type or "other").lower().replace("_", "-")}
+    values = [{"type": name, "value": value} for name, value in metrics.items()]
+    return [{"name": directory.resolve().name, "results": [{"task": task, "metrics": values}]}]
+
+
+def _sections(model: Any, metrics: Mapping[str, float] | None) -> dict[str, list[str]]:
+    found = {"Framework versions": [f"- {name} {_version(name)}" for name in PACKAGES]}
+    quantisation = getattr(getattr(model.get_base_model(), "config", None), "quantization_config", None)
+    if quantisation is not None:
+        settings = quantisation if isinstance(quantisation, dict) else quantisation.to_dict()
+        found["Quantisation of the base model"] = [f"- {name}: {value}" for name, value in settings.items()]
+    if metrics:
+        found["Results"] = [f"- {name}: {value:.6g}" for name, value in metrics.items()]
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"
+
+
+def _with_section(text: str, heading: str, lines: list[str]) -> str:
+    """The text with one section of our own, between marks, put in or brought up to date."""
+    start, end = _START.format(heading), _END.format(heading)
+    section = "\n".join([start, f"### {heading}", "", *lines, end])
+    before, found, after = text.partition(start)
+    if found and end in after:
+        return before + section + after.partition(end)[2]
+    return f"{text.rstrip()}\n\n{section}\n"
+
+
+def read_card(path: Path) -> tuple[dict[str, Any], str]:
+    """A card's metadata and text; nothing of either where there is no card.
+
+    Raises:
+        CheckpointError: the metadata is no YAML mapping.
+    """
     if not path.is_file():
         return {}, ""
     content = path.read_text(encoding="utf-8")
     if not content.startswith("---\n"):
         return {}, content
     head, _, text = content[4:].partition("\n---\n")
-    from omegaconf import OmegaConf
-
-    loaded = OmegaConf.to_container(OmegaConf.create(head))
-    return ({str(k): v for k, v in loaded.items()} if isinstance(loaded, dict) else {}), text
-
-
-def _dump(metadata: dict[str, Any]) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(metadata), sort_keys=True)
+    try:
+        metadata = yaml.safe_load(head) or {}
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{path}: the metadata at the top is no YAML: {error}") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: the metadata at the top is no mapping")
+    return metadata, text

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
+from typing_extensions import override
 
-from adapterkit import checkpoint, saving
-from adapterkit.card import write_card
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
@@ -24,12 +22,12 @@ from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.selection import BASE, Routes
 from adapterkit.registry import resolve, tasks
-from adapterkit.status import TunerLayerStatus, TunerModelStatus, count_parameters, get_layer_status, get_model_status
+from adapterkit.saved import Saved
 from adapterkit.tuner import Tuner
 from adapterkit.weighted import add_weighted
 
 
-class PeftModel(nn.Module):
+class PeftModel(Saved):
     """A base model with adapters. ``base_model`` is the tuner, ``base_model.model`` the model itself, changed in place.
 
     Args:
@@ -41,8 +39,6 @@ class PeftModel(nn.Module):
     """
 
     task_type: ClassVar[str | None] = None
-    heads: ClassVar[tuple[str, ...]] = ()
-    """Names the output layer of such a model may have; it is trained and saved beside the adapter."""
 
     fill: ClassVar[Mapping[str, int]] = {"attention_mask": 1, "token_type_ids": 0}
     """With what value each keyword input grows when virtual tokens are put before it."""
@@ -55,8 +51,6 @@ class PeftModel(nn.Module):
 
     pooled_by: ClassVar[tuple[str, ...]] = ()
     """Modules that make one vector of the first column, which has to be a real one, or a prompt's, in every row."""
-
-    base_model: Tuner
 
     def __init__(
         self,
@@ -80,93 +74,10 @@ class PeftModel(nn.Module):
                 raise
             return getattr(self.base_model, name)
 
-    # -- what there is ------------------------------------------------------------------------------------------------
-
-    @property
-    def peft_config(self) -> dict[str, PeftConfig]:
-        """The configs as they were honoured, by adapter name."""
-        return self.base_model.configs
-
-    @property
-    def active_adapters(self) -> list[str]:
-        """The adapters that the next forward uses, innermost first."""
-        return list(self.base_model.selection.active)
-
-    @property
-    def active_adapter(self) -> str:
-        """The active adapter.
-
-        Raises:
-            StateError: none is active, or several are.
-        """
-        active = self.active_adapters
-        if len(active) != 1:
-            raise StateError(f"{len(active)} adapters are active: {active}; see active_adapters")
-        return active[0]
-
-    @property
-    def active_peft_config(self) -> PeftConfig:
-        return self.peft_config[self.active_adapter]
-
-    @property
-    def modules_to_save(self) -> set[str] | None:
-        """The modules that are trained and saved whole, over all adapters."""
-        names = {name for config in self.peft_config.values() for name in config.modules_to_save or ()}
-        return names or None
-
-    def get_base_model(self) -> nn.Module:
-        """The base model itself, with adapted layers in place."""
-        return self.base_model.model
-
-    def get_prompt(self, batch_size: int, task_ids: torch.Tensor | None = None) -> Any:
-        """The active adapter's virtual tokens for a batch: ``(batch_size, tokens, dim)``, or a filled cache.
-
-        Raises:
-            CapabilityError: the method has no virtual tokens.
-        """
-        return self._prompts().get_prompt(self, batch_size, task_ids)
-
-    def get_prompt_embedding_to_save(self, adapter_name: str) -> torch.Tensor:
-        """The table of an adapter's virtual tokens ``(tokens, width)``, as it stands in a file; on the CPU."""
-        return self._prompts().table_of(self, adapter_name)  # type: ignore[no-any-return]
-
-    @property
-    def prompt_tokens(self) -> dict[str, torch.Tensor]:
-        """The numbers of the rows of every prompt's table, by adapter name."""
-        return self._prompts().token_numbers(self)  # type: ignore[no-any-return]
-
-    @property
-    def word_embeddings(self) -> nn.Module:
-        """The module that embeds the base model's input."""
-        return self.get_base_model().get_input_embeddings()  # type: ignore[operator, no-any-return]
-
-    @property
-    def transformer_backbone_name(self) -> str:
-        """Name of the base model's backbone; empty if the base model is one itself."""
-        return self._prompts().backbone_name(self.get_base_model())  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _prompts() -> Any:
-        from adapterkit import prompts
-
-        return prompts
-
-    def get_nb_trainable_parameters(self) -> tuple[int, int]:
-        """The numbers of trainable and of all parameters; a 4-bit parameter counts for the numbers it stores."""
-        return count_parameters(self)
-
-    def get_layer_status(self) -> list[TunerLayerStatus]:
-        """The state of every adapted layer; see `adapterkit.status`."""
-        return get_layer_status(self)
-
-    def get_model_status(self) -> TunerModelStatus:
-        """The state of all adapters; see `adapterkit.status`."""
-        return get_model_status(self)
-
-    def print_trainable_parameters(self) -> None:
-        """Print ``trainable params: 294,912 || all params: 109,777,152 || trainable%: 0.2686``."""
-        trainable, total = self.get_nb_trainable_parameters()
-        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}")
+    @classmethod
+    @override
+    def _wrapper(cls, config: PeftConfig) -> type[PeftModel]:
+        return wrapper_for(config) if cls is PeftModel else cls
 
     # -- adapters -----------------------------------------------------------------------------------------------------
 
@@ -413,158 +324,8 @@ class PeftModel(nn.Module):
 
     def _refuse_prompts(self, operation: str) -> None:
         for name in self.prompt_encoder:
-            raise CapabilityError(f"{self.peft_config[name].peft_type} cannot {operation}: no weight expresses a prompt")
-
-    # -- files --------------------------------------------------------------------------------------------------------
-
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        safe_serialization: bool = True,
-        selected_adapters: Sequence[str] | None = None,
-        save_embedding_layers: bool | str = "auto",
-        is_main_process: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        """Write adapters as PEFT does: ``default`` into the directory, any other into a folder of its name.
-
-        Args:
-            save_directory: where to; made if need be.
-            safe_serialization: safetensors; otherwise a pickled dict.
-            selected_adapters: which ones; None takes all.
-            save_embedding_layers: as for `adapterkit.checkpoint.get_peft_model_state_dict`.
-            is_main_process: other processes write nothing.
-            kwargs: ``state_dict``: values to write instead of the model's own.
-
-        Raises:
-            StateError: an adapter is unknown.
-        """
-        names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
-        self.base_model.require(*names)
-        if not is_main_process:
-            return
-        directory, given = Path(save_directory), kwargs.pop("state_dict", None)
-        if kwargs:
-            raise TypeError(f"save_pretrained has no option {', '.join(kwargs)}")
-        for name in names:
-            state = checkpoint.get_peft_model_state_dict(self, given, name, save_embedding_layers=save_embedding_layers)
-            config = self.peft_config[name].to_json(**self._base_facts(name))
-            saving.write_adapter(self._folder(directory, name), state, config, safe=safe_serialization)
-        write_card(directory, self)
-
-    @staticmethod
-    def _folder(directory: Path, name: str) -> Path:
-        """Where adapter ``name`` is written: as PEFT does, ``default`` into the directory itself."""
-        return directory if name == "default" else directory / name
-
-    def _base_facts(self, name: str) -> dict[str, Any]:
-        """What the file says of the base: where it comes from, or of which class it is."""
-        base, config = self.get_base_model(), self.peft_config[name]
-        path = config.base_model_name_or_path or getattr(getattr(base, "config", None), "name_or_path", None)
-        facts: dict[str, Any] = {"base_model_name_or_path": path or None}
-        if config.task_type is None:
-            facts["auto_mapping"] = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
-        return facts
-
-    def create_or_update_model_card(self, output_dir: str | Path) -> None:
-        """Write ``README.md`` with the metadata the Hub reads; what a person wrote in it is kept."""
-        write_card(Path(output_dir), self)
-
-    def load_adapter(
-        self,
-        model_id: str | Path,
-        adapter_name: str,
-        is_trainable: bool = False,
-        torch_device: str | None = None,
-        autocast_adapter_dtype: bool = True,
-        low_cpu_mem_usage: bool = True,
-        *,
-        strict: bool = True,
-        **options: Any,
-    ) -> checkpoint.LoadResult:
-        """Load a saved adapter beside the others. It is not activated, and no other changes.
-
-        Args:
-            model_id: directory, or repository on the Hub.
-            adapter_name: what to call it.
-            is_trainable: whether it receives gradients.
-            torch_device: device to read the file to.
-            autocast_adapter_dtype: as for the class.
-            low_cpu_mem_usage: make it on the meta device: nothing is initialised only to be overwritten.
-            strict: every tensor of the file must be expected, and every expected one be there.
-            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
-
-        Raises:
-            CheckpointError: the files cannot be read, or do not fit; the model is as before then.
-        """
-        reading = saving.Reading.of(options, strict=strict)
-        known = adapter_name in self.peft_config
-        config = None if known else reading.config(model_id).model_copy(update={"inference_mode": not is_trainable})
-        state = reading.state(model_id, torch_device)
-        if config is not None:
-            self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
-        try:
-            return self._take(state, adapter_name, reading)
-        except Exception:
-            if not known:
-                self.delete_adapter(adapter_name)
-            raise
-
-    def _take(self, state: checkpoint.State, name: str, reading: saving.Reading) -> checkpoint.LoadResult:
-        """Give adapter ``name`` its tensors, and its mode: dropout is for adapters that are trained."""
-        mismatched = reading.ignore_mismatched_sizes
-        result = checkpoint.set_peft_model_state_dict(self, state, name, mismatched, strict=reading.strict)
-        trained = not self.peft_config[name].inference_mode
-        self.set_requires_grad(name, trained)
-        for _, part in checkpoint.parts_of(self, name).values():
-            part.train(trained)
-        return result
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: nn.Module,
-        model_id: str | Path,
-        adapter_name: str = "default",
-        is_trainable: bool = False,
-        config: PeftConfig | None = None,
-        autocast_adapter_dtype: bool = True,
-        low_cpu_mem_usage: bool = True,
-        torch_device: str | None = None,
-        *,
-        strict: bool = True,
-        **options: Any,
-    ) -> Self:
-        """A base model with a saved adapter, wrapped as the adapter's task says.
-
-        Args:
-            model: the base model; changed in place.
-            model_id: directory, or repository on the Hub.
-            adapter_name: what to call the adapter.
-            is_trainable: whether it receives gradients.
-            config: taken instead of the file's.
-            autocast_adapter_dtype: as for the class.
-            low_cpu_mem_usage: as for `load_adapter`.
-            torch_device: as for `load_adapter`.
-            strict: as for `load_adapter`.
-            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
-
-        Raises:
-            CheckpointError: the files cannot be read, or do not fit.
-        """
-        reading = saving.Reading.of(options, strict=strict)
-        config = reading.config(model_id) if config is None else config
-        state = reading.state(model_id, torch_device)
-        config = config.model_copy(update={"inference_mode": not is_trainable})
-        wrapper = wrapper_for(config) if cls is PeftModel else cls
-        wrapped = wrapper(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
-        try:
-            wrapped._take(state, adapter_name, reading)
-        except Exception:
-            wrapped.unload()
-            raise
-        wrapped.train(is_trainable)
-        return wrapped  # type: ignore[no-any-return]
+            method = self.peft_config[name].peft_type
+            raise CapabilityError(f"{method} cannot {operation}: no weight expresses a prompt")
 
 
 def wrapper_for(config: PeftConfig) -> type[PeftModel]:

@@ -28,6 +28,20 @@ class Adapter(nn.Module):
     combination: ClassVar[str] = "linear"
     """How such adapters are combined where it is not said."""
 
+    @classmethod
+    def since(cls, config: Any, state: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+        """The adapter that does what ``state`` does beyond ``start``. Optional.
+
+        Args:
+            config: of both.
+            state: an adapter's tensors, by the keys that files have.
+            start: the same adapter's tensors before it was trained.
+
+        Returns:
+            config and tensors of the difference.
+        """
+        raise CapabilityError(f"{config.peft_type} adapters have no difference that is one of them")
+
     prefix: str = ""
     """What stands between the layer's name and the tensors' in a file."""
 

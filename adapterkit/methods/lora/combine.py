@@ -1,4 +1,4 @@
-"""Several LoRA adapters of one layer made into one: ``s B A = sum of w_i s_i B_i A_i``, exactly or in some approximation.
+"""Several LoRA adapters of one layer made into one: ``s B A = sum of w_i s_i B_i A_i``, exactly or approximately.
 
 The result has scale 1. What a variant adds is combined beside the factors: the second factor's bias is summed; a
 magnitude moves from the frozen weight's by the weighted sum of the moves.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapterkit.errors import CapabilityError
+from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.combination import Combination, factorised, refactorised
 
@@ -38,7 +38,7 @@ def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence
     changes = {
         "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": dict(others),
         "use_rslora": False, "init_lora_weights": True, "lora_dropout": configs[0].lora_dropout,
-        "use_dora": any(config.use_dora for config in configs), "lora_bias": any(config.lora_bias for config in configs),
+        "use_dora": any(c.use_dora for c in configs), "lora_bias": any(c.lora_bias for c in configs),
     }  # fmt: skip
     return configs[0].model_copy(update=changes)
 
@@ -103,3 +103,35 @@ def _clamped(b: Tensor, a: Tensor, how: Combination) -> Factors:
         return a, b
     limit = torch.quantile(torch.cat([b.flatten(), a.flatten()]), how.svd_clamp)
     return a.clamp(-limit, limit), b.clamp(-limit, limit)
+
+
+def since(
+    config: LoraConfig, state: Mapping[str, Tensor], start: Mapping[str, Tensor]
+) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """``s (B A - B0 A0)`` as one adapter of twice the rank, on the plain base: ``[B, -B0] [A; A0]`` at the same scale.
+
+    Raises:
+        CheckpointError: ``start`` lacks a tensor of ``state``, or has it in another shape.
+        CapabilityError: the adapter has more than two factors.
+    """
+    if config.use_dora:
+        raise CapabilityError("with use_dora no two factors are the difference to an adapter's start")
+    grown = dict(state)
+    for key, tensor in state.items():
+        name = next((part for part in reversed(key.split(".")) if part.startswith("lora_")), "")
+        if not name or key.endswith(".bias"):
+            continue
+        other = start.get(key)
+        if other is None or other.shape != tensor.shape:
+            raise CheckpointError(
+                f"{key}: the adapter's start has {None if other is None else tuple(other.shape)} for it"
+            )
+        first = name.endswith("_A")
+        grown[key] = torch.cat([tensor, other.to(tensor) if first else -other.to(tensor)], dim=0 if first else 1)
+    times = math.sqrt(2) if config.use_rslora else 2
+    changes = {
+        "r": 2 * config.r, "lora_alpha": config.lora_alpha * times, "init_lora_weights": True,
+        "rank_pattern": {name: 2 * rank for name, rank in config.rank_pattern.items()},
+        "alpha_pattern": {name: alpha * times for name, alpha in config.alpha_pattern.items()},
+    }  # fmt: skip
+    return config.model_copy(update=changes), grown

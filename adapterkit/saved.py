@@ -1,0 +1,220 @@
+"""Writing adapted models to files and to the Hub, and reading them back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from torch import nn
+
+from adapterkit import checkpoint, saving
+from adapterkit.card import write_card
+from adapterkit.config.base import PeftConfig
+from adapterkit.described import Described
+from adapterkit.hub import upload
+
+
+class Saved(Described):
+    """The part of `PeftModel` that has to do with files."""
+
+    @classmethod
+    @abstractmethod
+    def _wrapper(cls, config: PeftConfig) -> type[Any]:
+        """The class that a saved adapter of this config is loaded as."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        selected_adapters: Sequence[str] | None = None,
+        save_embedding_layers: bool | str = "auto",
+        is_main_process: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write adapters as PEFT does: ``default`` into the directory, any other into a folder of its name.
+
+        Args:
+            save_directory: where to; made if need be.
+            safe_serialization: safetensors; otherwise a pickled dict.
+            selected_adapters: which ones; None takes all.
+            save_embedding_layers: as for `adapterkit.checkpoint.get_peft_model_state_dict`.
+            is_main_process: other processes write nothing.
+            kwargs: ``state_dict``: values to write instead of the model's own;
+                ``path_initial_model_for_weight_conversion``: an adapter as it was at its start, which is taken away
+                from the one that is written.
+
+        Raises:
+            StateError: an adapter is unknown.
+            CheckpointError: the files cannot be written; those that were there are as before.
+        """
+        names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        self.base_model.require(*names)
+        if not is_main_process:
+            return
+        directory, given = Path(save_directory), kwargs.pop("state_dict", None)
+        start = kwargs.pop("path_initial_model_for_weight_conversion", None)
+        if kwargs:
+            raise TypeError(f"save_pretrained has no option {', '.join(kwargs)}")
+        for name in names:
+            config = self.peft_config[name]
+            state = checkpoint.get_peft_model_state_dict(self, given, name, save_embedding_layers=save_embedding_layers)
+            if start is not None:
+                config, state = config.adapter_class().since(config, state, saving.load_peft_weights(start))
+            text = config.to_json(**self._base_facts(name))
+            saving.write_adapter(self._folder(directory, name), state, text, safe=safe_serialization)
+        write_card(directory, self)
+
+    @staticmethod
+    def _folder(directory: Path, name: str) -> Path:
+        """Where adapter ``name`` is written: as PEFT does, ``default`` into the directory itself."""
+        return directory if name == "default" else directory / name
+
+    def _base_facts(self, name: str) -> dict[str, Any]:
+        """What the file says of the base: where it comes from, or of which class it is."""
+        base, config = self.get_base_model(), self.peft_config[name]
+        path = config.base_model_name_or_path or getattr(getattr(base, "config", None), "name_or_path", None)
+        facts: dict[str, Any] = {"base_model_name_or_path": path or None}
+        if config.task_type is None:
+            facts["auto_mapping"] = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
+        return facts
+
+    def create_or_update_model_card(self, output_dir: str | Path) -> None:
+        """Write ``README.md`` with the metadata the Hub reads; what a person wrote in it is kept."""
+        write_card(Path(output_dir), self)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Save the adapters and upload them to a repository on the Hub, which is made if need be.
+
+        Args:
+            repo_id: ``"user/name"``.
+            commit_message: title of the commit.
+            commit_description: its text.
+            private: whether a new repository is private.
+            token: for the Hub; None takes the one that is stored.
+            revision: branch to commit to; made if need be.
+            create_pr: open a pull request instead.
+            options: as for `save_pretrained`.
+
+        Returns:
+            what `huggingface_hub.HfApi.upload_folder` returns: the commit.
+
+        Raises:
+            CheckpointError: the Hub refuses, or cannot be reached.
+        """
+        message = {"commit_message": commit_message or "Upload adapter", "commit_description": commit_description}
+        where = {"revision": revision, "create_pr": create_pr}
+        with (
+            TemporaryDirectory() as directory,
+            upload(directory, repo_id, token, private=private, **where, **message) as send,
+        ):
+            self.save_pretrained(directory, **options)
+            return send()
+
+    def load_adapter(
+        self,
+        model_id: str | Path,
+        adapter_name: str,
+        is_trainable: bool = False,
+        torch_device: str | None = None,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = True,
+        *,
+        strict: bool = True,
+        **options: Any,
+    ) -> checkpoint.LoadResult:
+        """Load a saved adapter beside the others. It is not activated, and no other changes.
+
+        Args:
+            model_id: directory, or repository on the Hub.
+            adapter_name: what to call it.
+            is_trainable: whether it receives gradients.
+            torch_device: device to read the file to.
+            autocast_adapter_dtype: as for the class.
+            low_cpu_mem_usage: make it on the meta device: nothing is initialised only to be overwritten.
+            strict: every tensor of the file must be expected, and every expected one be there.
+            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
+
+        Raises:
+            CheckpointError: the files cannot be read, or do not fit; the model is as before then.
+        """
+        reading = saving.Reading.of(options, strict=strict)
+        known = adapter_name in self.peft_config
+        config = None if known else reading.config(model_id).model_copy(update={"inference_mode": not is_trainable})
+        state = reading.state(model_id, torch_device)
+        if config is not None:
+            self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
+        try:
+            return self._take(state, adapter_name, reading)
+        except Exception:
+            if not known:
+                self.delete_adapter(adapter_name)
+            raise
+
+    def _take(self, state: checkpoint.State, name: str, reading: saving.Reading) -> checkpoint.LoadResult:
+        """Give adapter ``name`` its tensors, and its mode: dropout is for adapters that are trained."""
+        mismatched = reading.ignore_mismatched_sizes
+        result = checkpoint.set_peft_model_state_dict(self, state, name, mismatched, strict=reading.strict)
+        trained = not self.peft_config[name].inference_mode
+        self.set_requires_grad(name, trained)
+        for _, part in checkpoint.parts_of(self, name).values():
+            part.train(trained)
+        return result
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: nn.Module,
+        model_id: str | Path,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PeftConfig | None = None,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = True,
+        torch_device: str | None = None,
+        *,
+        strict: bool = True,
+        **options: Any,
+    ) -> Self:
+        """A base model with a saved adapter, wrapped as the adapter's task says.
+
+        Args:
+            model: the base model; changed in place.
+            model_id: directory, or repository on the Hub.
+            adapter_name: what to call the adapter.
+            is_trainable: whether it receives gradients.
+            config: taken instead of the file's.
+            autocast_adapter_dtype: as for the class.
+            low_cpu_mem_usage: as for `load_adapter`.
+            torch_device: as for `load_adapter`.
+            strict: as for `load_adapter`.
+            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
+
+        Raises:
+            CheckpointError: the files cannot be read, or do not fit.
+        """
+        reading = saving.Reading.of(options, strict=strict)
+        config = reading.config(model_id) if config is None else config
+        state = reading.state(model_id, torch_device)
+        config = config.model_copy(update={"inference_mode": not is_trainable})
+        wrapped = cls._wrapper(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        try:
+            wrapped._take(state, adapter_name, reading)
+        except Exception:
+            wrapped.unload()
+            raise
+        wrapped.train(is_trainable)
+        return wrapped  # type: ignore[no-any-return]
