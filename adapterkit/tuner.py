@@ -165,6 +165,7 @@ class Tuner(nn.Module):
 
     def _honoured(self, config: LayerConfig, chosen: Sequence[str]) -> LayerConfig:
         """The config with every field that names targets narrowed to what it matched."""
+        config = config.settled(chosen)
         names = {field: suffixes(found, self.names) for field, found in self._subsets(config, chosen).items()}
         for field, found in names.items():
             if isinstance(found, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -40,6 +40,10 @@ class LayerConfig(PeftConfig):
             TargetError: there are fewer than the config asks for.
         """
         return targets
+
+    def settled(self, targets: Sequence[str]) -> Self:
+        """This config with the fields filled in that depend on which modules are adapted."""
+        return self
 
     def at(self, module_name: str) -> Self:
         changes: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Adapters around whole blocks, such as attention: called by keyword, with several inputs, returning several outputs."""
+"""Adapters around whole blocks, such as attention: called by keyword, with several inputs and outputs."""
 
 from __future__ import annotations
 

@@ -80,7 +80,11 @@ def test_published_count() -> None:
     with torch.device("meta"):
         base = hf.LlamaForCausalLM(
             hf.LlamaConfig(
-                hidden_size=3072, num_hidden_layers=28, num_attention_heads=24, num_key_value_heads=8, intermediate_size=64
+                hidden_size=3072,
+                num_hidden_layers=28,
+                num_attention_heads=24,
+                num_key_value_heads=8,
+                intermediate_size=64,
             )
         )
     config = AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=100, adapter_layers=28)
@@ -90,8 +94,8 @@ def test_published_count() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(TargetError, match="adapter_layers=3"):
         get_peft_model(llama(), AdaptionPromptConfig(**{**CONFIG, "adapter_layers": 3}))
+    config = AdaptionPromptConfig(**{**CONFIG, "task_type": "FEATURE_EXTRACTION", "target_modules": "self"})
     with pytest.raises(CapabilityError, match="q_proj"):
-        config = AdaptionPromptConfig(**{**CONFIG, "task_type": "FEATURE_EXTRACTION", "target_modules": "self"})
         get_peft_model(bert("AutoModel"), config)
     model = get_peft_model(llama(), AdaptionPromptConfig(**CONFIG))
     with pytest.raises(CapabilityError, match="not affine"):

@@ -1,6 +1,6 @@
-"""Adaption prompts: Zhang et al., "LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention", 2023.
+"""Adaption prompts: Zhang et al., "LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention".
 
-https://arxiv.org/abs/2303.16199. Around the attention block, ``y + g * softmax(Q K_P^T / sqrt(d)) V_P``, projected by
+2023, https://arxiv.org/abs/2303.16199. Around the attention block, ``y + g * softmax(Q K_P^T / sqrt(d)) V_P``, projected by
 the block's own output layer, with ``K_P`` and ``V_P`` the block's keys and values of learnt tokens ``P`` (section 3.2).
 """
 
@@ -38,7 +38,9 @@ class AdaptionPromptAdapter(BlockAdapter):
                 f"and a {type(block).__name__} has neither"
             )
         if hasattr(block, "q_norm") or getattr(block, "is_cross_attention", False):
-            raise CapabilityError(f"ADAPTION_PROMPT knows no normed queries and no cross-attention: {type(block).__name__}")
+            raise CapabilityError(
+                f"ADAPTION_PROMPT knows no normed queries and no cross-attention: {type(block).__name__}"
+            )
         width = block.embed_dim if self.fused_projection else block.q_proj.in_features
         self.adaption_prompt = nn.Parameter(torch.randn(1, config.adapter_len, width))  # (1, tokens, hidden_size)
         self.adaption_gate = nn.Parameter(torch.zeros(1))  # (1,)
@@ -52,7 +54,12 @@ class AdaptionPromptAdapter(BlockAdapter):
         scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5  # (rows, heads, columns, tokens)
         weights = self.adaption_gate * scores.softmax(-1, dtype=torch.float32)
         attended = (weights.to(query.dtype) @ value).transpose(1, 2).flatten(2)
-        return y + project(attended).to(y.dtype)
+        change = project(attended)
+        bias = getattr(project, "bias", None)
+        if bias is not None:  # the block's output has it already
+            change = change - bias
+        adapted: Tensor = y + change.to(y.dtype)
+        return adapted
 
     def _separate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, nn.Module]:
         block: Any = self.layer.layer
@@ -72,7 +79,7 @@ class AdaptionPromptAdapter(BlockAdapter):
 
 def _heads(tensor: Tensor, width: int) -> Tensor:
     """``(rows, columns, heads * width)`` to ``(rows, heads, columns, width)``."""
-    return tensor.unflatten(-1, (-1, width)).transpose(1, 2)
+    return tensor.view(*tensor.shape[:-1], -1, width).transpose(1, 2)
 
 
 def _rotated(query: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:

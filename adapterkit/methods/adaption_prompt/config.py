@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
@@ -22,7 +22,7 @@ class AdaptionPromptConfig(LayerConfig):
 
     adapter: ClassVar[str] = "adapterkit.methods.adaption_prompt.adapter:AdaptionPromptAdapter"
     default_roles: ClassVar[tuple[str, ...]] = ("attention",)
-    example: ClassVar[Mapping[str, Any]] = {"adapter_len": 4, "adapter_layers": 1}
+    example: ClassVar[Mapping[str, Any]] = {"adapter_len": 4}
 
     peft_type: Annotated[Literal["ADAPTION_PROMPT"], Choice] = Field(
         "ADAPTION_PROMPT", description="Name of the method."
@@ -31,12 +31,18 @@ class AdaptionPromptConfig(LayerConfig):
         None, description="Name of the attention blocks; null takes that of the architecture."
     )
     adapter_len: PositiveInt = Field(description="Number of learnt tokens in each layer.")
-    adapter_layers: PositiveInt = Field(description="Number of layers that have some, counted from the top.")
+    adapter_layers: PositiveInt | None = Field(
+        None, description="Number of layers that have some, counted from the top; null means all."
+    )
 
     def narrowed(self, targets: list[str]) -> list[str]:
-        if len(targets) < self.adapter_layers:
-            raise TargetError(f"adapter_layers={self.adapter_layers}, and the model has {len(targets)}: {targets}")
-        return targets[-self.adapter_layers :]
+        wanted = len(targets) if self.adapter_layers is None else self.adapter_layers
+        if len(targets) < wanted:
+            raise TargetError(f"adapter_layers={wanted}, and the model has {len(targets)}: {targets}")
+        return targets[len(targets) - wanted :]
+
+    def settled(self, targets: Sequence[str]) -> Self:
+        return self.model_copy(update={"adapter_layers": len(targets)})
 
     def to_dict(self) -> dict[str, Any]:
         """As PEFT has it: one name of all attention blocks, of which `adapter_layers` says how many are meant."""
