@@ -76,8 +76,11 @@ def estimate(arguments: Sequence[str]) -> int:
 def _from_overrides(overrides: Sequence[str]) -> Estimate:
     from adapterkit.cli.validate import checked, composed
     from adapterkit.hydra.arguments import parse
+    from adapterkit.hydra.diagnosis import composer_for
 
-    run = checked(*composed(parse(overrides)))
+    arguments = parse(overrides)
+    composer = composer_for(arguments)
+    run = checked(composed(arguments, composer), composer)
     from adapterkit.train.models import load_base  # only now: a mistake costs no import of torch
 
     base = load_base(run.model, run.task, device="meta")

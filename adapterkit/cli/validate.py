@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.config.run import RunConfig
@@ -14,7 +14,7 @@ from adapterkit.hydra.arguments import Arguments, parse
 from adapterkit.hydra.diagnosis import compact, composer_for, diagnose, problems_of, shadowed
 from adapterkit.hydra.private import Composer, given
 from adapterkit.hydra.problems import ConfigProblems, Problem
-from adapterkit.hydra.sweeps import judge, unify_params
+from adapterkit.hydra.sweeps import judge, settled
 from adapterkit.hydra.validation import validate as validated
 
 
@@ -25,28 +25,27 @@ def validate(arguments: Sequence[str]) -> int:
         ConfigProblems: all that is wrong.
     """
     parsed = parse(arguments)
-    config, composer = composed(parsed)
-    if parsed.multirun or str(OmegaConf.select(config, "hydra.mode")).endswith("MULTIRUN"):
-        unify_params(config)
+    composer = composer_for(parsed)
+    parsed = settled(parsed, composer)
+    config = composed(parsed, composer)
+    if parsed.multirun:
         _validate_sweep(config, composer)
-        return EXIT_OK
-    run = checked(config, composer)
-    print(f"ok: method {run.method.peft_type.lower()}, task {run.task.name}")
+    else:
+        run = checked(config, composer)
+        print(f"ok: method {run.method.peft_type.lower()}, task {run.task.name}")
     return EXIT_OK
 
 
-def composed(arguments: Arguments) -> tuple[DictConfig, Composer]:
+def composed(arguments: Arguments, composer: Composer) -> DictConfig:
     """The config that a command line composes.
 
     Raises:
         ConfigProblems: it cannot be composed.
     """
-    composer = composer_for(arguments)
     if arguments.problems:
         raise ConfigProblems(diagnose(arguments))
-    sweep = arguments.multirun or any(o.startswith("experiment=") for o in arguments.overrides)
     try:
-        return composer.compose(arguments.overrides, sweep=sweep), composer
+        return composer.compose(arguments.overrides, sweep=arguments.multirun)
     except (CompactHydraException, OmegaConfBaseException, ConfigError) as error:
         raise ConfigProblems(diagnose(arguments) or [Problem("", compact(error))]) from error
 

@@ -14,12 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIALS, ConfigError
 from adapterkit.hydra.arguments import Arguments, completion_line, parse
-from adapterkit.hydra.diagnosis import compact, diagnose
+from adapterkit.hydra.diagnosis import compact, composer_for, diagnose
 from adapterkit.hydra.places import conf_dir
 from adapterkit.hydra.preflight import Preflight, started_sweep
 from adapterkit.hydra.private import allowing, version_options
 from adapterkit.hydra.problems import ConfigProblems, Problem
 from adapterkit.hydra.source import install
+from adapterkit.hydra.sweeps import settled
 from adapterkit.hydra.task import RunFailed, describe, execute, exit_code
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -51,7 +52,7 @@ def _run(argv: Sequence[str]) -> int:
         if problems:
             raise ConfigProblems(problems)
     try:
-        return _call_hydra(arguments)
+        return _call_hydra(settled(arguments, composer_for(arguments)))
     except RunFailed as failed:
         raise failed.error from None
     except (CompactHydraException, OmegaConfBaseException, ConfigError) as error:

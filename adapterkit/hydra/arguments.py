@@ -29,6 +29,9 @@ VALUE_FLAGS = {
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What may follow ``--info``."""
 
+SHOWING = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc")
+"""Flags that show something instead of running it."""
+
 SPECIAL = re.compile(r"[()#^=\"\s]")
 """Characters that Hydra's grammar does not take in an unquoted value."""
 
@@ -54,6 +57,11 @@ class Arguments:
     def is_plain_run(self) -> bool:
         """Whether this can be nothing but one run: no flags, and no file that might ask for a sweep."""
         return not self.flags and not any(o.startswith(("experiment=", "hydra.", "hydra/")) for o in self.overrides)
+
+    @property
+    def runs(self) -> bool:
+        """Whether this starts something, rather than showing it."""
+        return not {*SHOWING} & {flag.partition("=")[0] for flag in self.flags}
 
     @property
     def argv(self) -> list[str]:

@@ -19,7 +19,7 @@ from adapterkit.errors import EXIT_CONFIG
 from adapterkit.hydra.diagnosis import problems_of, shadowed
 from adapterkit.hydra.private import Composer, given
 from adapterkit.hydra.problems import Problem, render
-from adapterkit.hydra.sweeps import sweep_problems, unify_params
+from adapterkit.hydra.sweeps import sweep_problems
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         composer = Composer.running(config)
-        unify_params(config)
         stop_on([*shadowed(config), *sweep_problems(config, composer)])
         metric = OmegaConf.select(config, "sweep.metric")
         started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric))

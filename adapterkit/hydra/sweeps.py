@@ -10,16 +10,17 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import ConfigError
-from adapterkit.hydra.arguments import forced
+from adapterkit.hydra.arguments import Arguments, forced
 from adapterkit.hydra.diagnosis import compact, culprit_of, explain_error
 from adapterkit.hydra.nodes import plain
 from adapterkit.hydra.private import Composer, apply_overrides, given
@@ -118,23 +119,32 @@ def put(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
         data[last] = value
 
 
-def unify_params(master: DictConfig) -> None:
-    """Write the axes of ``hydra.sweeper.params`` in the form that `adapterkit.hydra.arguments` gives to overrides.
+def settled(arguments: Arguments, composer: Composer) -> Arguments:
+    """The same command line with what files say about a sweep spelled out on it: ``-m``, and the axes.
 
-    An axis on the command line then takes the place of one in a file, and both may set keys of a group that is swept.
+    Hydra 1.4 hears of a mode on the command line only. And axes in one form can be told apart from overrides: one on
+    the command line takes the place of one in a file.
     """
-    params = OmegaConf.select(master, "hydra.sweeper.params")
-    if params:
-        with open_dict(master.hydra):
-            master.hydra.sweeper.params = {forced(str(key)): value for key, value in params.items()}
+    if arguments.is_plain_run or not arguments.runs:
+        return arguments
+    try:
+        config = composer.compose(arguments.overrides, sweep=True)
+    except (ConfigError, CompactHydraException, OmegaConfBaseException):
+        return arguments  # whoever composes it next says what is wrong
+    if not (arguments.multirun or str(config.hydra.mode).endswith("MULTIRUN")):
+        return arguments
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    given_keys = {override.partition("=")[0] for override in arguments.overrides}
+    axes = [f"{forced(str(key))}={value}" for key, value in params.items() if forced(str(key)) not in given_keys]
+    flags = arguments.flags if arguments.multirun else [*arguments.flags, "-m"]
+    cleared = ["hydra.sweeper.params=null"] if params else []
+    return replace(arguments, flags=flags, overrides=[*arguments.overrides, *axes, *cleared])
 
 
 def swept(master: DictConfig, composer: Composer) -> Axes:
     """Every override of the sweep, as one or several values; of an interval, its two ends."""
-    params = OmegaConf.select(master, "hydra.sweeper.params") or {}
-    lines = [f"{key}={value}" for key, value in params.items()]
     axes: Axes = {}
-    for override in composer.parse([*lines, *given(master, "task")]):
+    for override in composer.parse(given(master, "task")):
         key = override.get_key_element()
         axes[key] = (
             [str(override.input_line)] if override.is_delete() else [f"{key}={value}" for value in _values(override)]

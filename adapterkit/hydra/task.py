@@ -62,12 +62,21 @@ def _execute_trial(run: RunConfig, trial: Trial) -> float | None:
         with _shared_base() as load:
             summary = _train(run, trial.directory, load=load, quiet=True)
     except Exception as error:
-        sys.stderr.write(f"adapterkit: trial {trial.number} failed: {describe(error)}\n")
-        trial.end("failed", str(error) if isinstance(error, AdapterkitError) else f"{type(error).__name__}: {error}")
-        (trial.directory / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        _record(trial, error)
         return math.nan
     sys.stdout.write(f"trial {trial.number}: {outcome(summary, run.sweep.metric)}\n")
     return metric_value(summary, run.sweep.metric)
+
+
+def _record(trial: Trial, error: Exception) -> None:
+    """One line on the terminal; everything else goes into the trial's directory."""
+    said = str(error) if isinstance(error, AdapterkitError) else f"{type(error).__name__}: {error}"
+    trial.end("failed", said)
+    trace = trial.directory / "error.txt"
+    trace.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    sys.stderr.write(f"adapterkit: trial {trial.number} failed: {said}\n")
+    if not isinstance(error, AdapterkitError):
+        sys.stderr.write(f"  traceback in {trace}\n")
 
 
 def _shared_base() -> AbstractContextManager[Any]:

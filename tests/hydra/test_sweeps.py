@@ -14,7 +14,7 @@ from adapterkit.errors import TrainingError
 from adapterkit.hydra import sweeps
 from adapterkit.hydra.arguments import parse
 from adapterkit.hydra.diagnosis import composer_for
-from adapterkit.hydra.sweeps import judge, unify_params
+from adapterkit.hydra.sweeps import judge, settled
 from tests.commandline import LORA, command, stand_in
 
 
@@ -35,9 +35,7 @@ def only_sweep(directory: Path) -> Path:
 def verdict(*argv: str):
     arguments = parse(["-m", *argv])
     composer = composer_for(arguments)
-    master = composer.compose(arguments.overrides, sweep=True)
-    unify_params(master)
-    return judge(master, composer)
+    return judge(composer.compose(settled(arguments, composer).overrides, sweep=True), composer)
 
 
 def fails_at(rank: int):
@@ -73,7 +71,7 @@ def test_one_bad_trial_starts_nothing(capsys, tmp_path, monkeypatch):
         ([*LORA, "method.target_modules=[q],[q,v]"], 0, 2, []),
         (["experiment=rank_sweep"], 0, 9, []),
         (["experiment=rank_sweep", "method.r=3"], 0, 3, []),
-        (["experiment=rank_sweep,lora_sentiment"], 0, 2, []),
+        (["experiment=qlora,lora_sentiment"], 0, 2, []),
         (["experiment=compare_lora_variants", "method=lora"], 0, 2, []),
     ],
 )
