@@ -38,7 +38,7 @@ class Net(nn.Module):
 def net() -> Net:
     """Always the same model, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return Net().eval()
 
 

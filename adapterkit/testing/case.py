@@ -70,7 +70,7 @@ class AdapterCase:
         with seeded(2), torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
-                    parameter += 0.3 * torch.randn_like(parameter)
+                    parameter.add_(0.3 * torch.randn_like(parameter))
 
     # -- shared by the laws -------------------------------------------------------------------------------------------
 

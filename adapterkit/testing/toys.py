@@ -109,5 +109,5 @@ def inputs_of(layer: nn.Module, *, rows: int = 5) -> Tensor:
 def seeded(seed: int) -> Iterator[None]:
     """Torch's random numbers from ``seed``; what they were outside is put back."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds
         yield

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from adapterkit.errors import ConfigError
+from adapterkit.nn import storage
 
 Factors = tuple[Tensor, Tensor]
 
@@ -65,7 +67,7 @@ def pissa(weight: Tensor, r: int, scaling: float, steps: int | None) -> Factors:
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     else:
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(0)  # the same start on every load, whatever the run's seed
+            torch.default_generator.manual_seed(0)  # the same start on every load, whatever the run's seed
             u, s, v = torch.svd_lowrank(weight, q=r, niter=steps)
         vh = v.T
     root = (s[:r] / scaling).sqrt()
@@ -79,6 +81,65 @@ def olora(weight: Tensor, r: int, scaling: float, steps: int | None) -> Factors:
 
 
 SCHEMES: dict[str, Callable[[Tensor, int, float, int | None], Factors]] = {"pissa": pissa, "olora": olora}
+
+
+class Eigens(NamedTuple):
+    """The part of ``W C`` that CorDA starts from, ``U S V^T C = W C`` with the covariance ``C`` of the layer's input."""
+
+    S_WC: Tensor  # (r,)
+    U_WC: Tensor  # (out_features, r)
+    V_WC: Tensor  # (in_features, r), multiplied by the inverse of C
+
+
+def from_eigens(eigens: Eigens, scaling: float) -> Factors:
+    """Factors whose product, scaled, is that part of the weight."""
+    root = (eigens.S_WC / scaling).sqrt()
+    return eigens.V_WC.T * root[:, None], eigens.U_WC * root
+
+
+def from_gradient(gradient: Tensor, weight: Tensor, adapter: Any, settings: Any) -> Factors:
+    """LoRA-GA: some of the leading directions of the loss's gradient with respect to ``weight (out, in)``."""
+    r, gradient = adapter.r, gradient.float()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        u, s, v = torch.svd_lowrank(gradient, q=min(4 * r, *gradient.shape), niter=4)
+        chosen = {
+            "ArBr": (slice(1, 2 * r, 2), slice(0, 2 * r, 2)),
+            "A2rBr": (slice(r, 2 * r), slice(0, r)),
+            "ArB2r": (slice(0, r), slice(r, 2 * r)),
+            "random": (torch.randperm(2 * r)[:r],) * 2,
+        }[settings.direction]
+        top = torch.svd_lowrank(weight.float(), q=r, niter=4)[1][0] if settings.scale == "weight_svd" else None
+    if 2 * r > min(gradient.shape):
+        raise ConfigError(f"init_lora_weights='lora_ga' needs 2 r directions, and a weight {tuple(weight.shape)} has fewer")
+    a, b, strengths = v.T[chosen[0]], u[:, chosen[1]] * s[chosen[1]], s[chosen[1]]
+    if settings.scale == "stable":
+        return a, b * (len(weight) ** 0.25 / settings.stable_gamma**0.5)
+    if top is not None:
+        return a, b * (top / strengths[0]) if strengths[0] > 0 else b
+    return (a / adapter.scaling, b / adapter.scaling) if settings.scale == "gd_scale" else (a, b)
+
+
+def loftq(weight: Tensor, r: int, *, bits: int, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A quantised weight, read back, and the factors of what it loses: ``weight ~ quantised + B A``."""
+    target = weight
+    for _ in range(rounds):
+        rounded = storage.rounded(target, bits)
+        a, b = leading(weight - rounded, r)
+        target = weight - b @ a
+    return rounded, a, b
+
+
+def leading(matrix: Tensor, r: int) -> Factors:
+    """The factors of rank ``r`` whose product is nearest to a matrix ``(out, in)``, of like size."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    root = s[:r].sqrt()
+    return root[:, None] * vh[:r], u[:, :r] * root
+
+
+def needs_data(scheme: bool | str) -> bool:
+    """Whether a scheme starts from training data."""
+    return scheme in ("eva", "corda", "lora_ga")
 
 
 def needs_weight(scheme: bool | str) -> bool:
