@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from adapterkit.errors import ConfigError, TrainingError
 from adapterkit.model import PeftModel
-from adapterkit.train import resume
+from adapterkit.schedules import Schedules
+from adapterkit.train import resume, schedules
 from adapterkit.train.pipeline import Batch, Encoded, Pipeline, own_positions
 from adapterkit.train.seeds import EpochSampler
 
@@ -70,7 +71,7 @@ class AdapterTrainer(Trainer):
             train_dataset=train,
             eval_dataset=validation,
             compute_metrics=self._metrics,
-            callbacks=callbacks,
+            callbacks=[*callbacks, schedules.ScheduleSteps(model.base_model.schedules)],
             optimizers=(optimizer, None),
         )
         self.model_accepts_loss_kwargs = pipeline.smoothing_shift is not None and takes_counts(base)
@@ -88,12 +89,19 @@ class AdapterTrainer(Trainer):
     ) -> Any:
         if self.pipeline.computes_loss:
             loss, outputs = self.pipeline.loss(model, inputs)
-            return (loss, outputs) if return_outputs else loss
-        if self.label_smoother is None:
+        elif self.label_smoother is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(**inputs)
-        loss = self._smoothed(outputs["logits"], inputs["labels"])
+        else:
+            outputs = model(**inputs)
+            loss = self._smoothed(outputs["logits"], inputs["labels"])
+        if model.training:
+            loss = schedules.add_loss(self._schedules, loss)
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _schedules(self) -> Schedules:
+        adapted: PeftModel = self.accelerator.unwrap_model(self.model)
+        return adapted.base_model.schedules
 
     def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss with smoothed labels; the Trainer's own would not shift those of a wrapped language model."""
@@ -166,6 +174,7 @@ class AdapterTrainer(Trainer):
             folder = root / f"checkpoint-{self.state.global_step}"
             if not self._is_sharded():
                 save_file(self._trainable(), folder / TRAINABLE)
+                schedules.save(self._schedules, folder)
             resume.mark_complete(folder)
             resume.rotate(root, self.keep, best=self.state.best_model_checkpoint)
 
@@ -194,6 +203,7 @@ class AdapterTrainer(Trainer):
     def _restore(self, folder: Path) -> None:
         """Load the adapter's files, then the very tensors that were trained: files may hold what they result in."""
         model = self.accelerator.unwrap_model(self.model)
+        schedules.restore(self._schedules, folder)
         model.load_adapter(resume.adapter_folder(folder), self.adapter_name, is_trainable=True)
         parameters = dict(model.named_parameters())
         for name, tensor in load_file(folder / TRAINABLE).items():

@@ -31,6 +31,7 @@ class RankAllocator(Schedule):
         super().__init__(config, adapters)
         self.tinit, self.tfinal, self.every, self.total = config.tinit, config.tfinal, config.deltaT, config.total_step
         self.betas, self.orth_reg_weight = (config.beta1, config.beta2), config.orth_reg_weight
+        self.pattern = config.rank_pattern  # of the ranks that were there before the adapter's parameters were made
         self.start = sum(len(adapter.lora_E) for adapter in self.adapters.values())
         self.target = min(self.start, config.target_r * len(self.adapters))
         self.sensitivity: dict[str, Tensor] = {}  # "<layer>.<factor>" -> smoothed, in the shape of the factor
@@ -49,6 +50,8 @@ class RankAllocator(Schedule):
             self._observe()
         if step == last or (step > self.tinit and step % self.every == 0):
             self._allocate(budget(step, self.start, self.target, first=self.tinit, last=last))
+        if step == last:
+            self._forget()
 
     def _last_allocation(self, total_steps: int | None) -> int:
         total: int | None = self.total or total_steps
@@ -72,16 +75,21 @@ class RankAllocator(Schedule):
             spread = self.uncertainty.setdefault(key, torch.zeros_like(now))
             spread.mul_(beta2).add_((now - mean).abs_(), alpha=1 - beta2)
 
+    def _forget(self) -> None:
+        self.sensitivity.clear()
+        self.uncertainty.clear()
+
     def _parameters(self) -> list[tuple[str, Tensor]]:
         return [(f"{layer}.{f}", getattr(adapter, f)) for layer, adapter in self.adapters.items() for f in FACTORS]
 
     def _allocate(self, count: int) -> None:
         """Keep the ``count`` most important singular values of all layers; equally important ones share their fate."""
-        if count >= self.start:
+        there = sum(len(adapter.lora_E) for adapter in self.adapters.values())
+        if count >= there:
             return
         scores = {layer: self._scores(layer) for layer in self.adapters}
         together = torch.cat([score.float().cpu() for score in scores.values()])
-        threshold = together.kthvalue(self.start - count).values
+        threshold = together.kthvalue(there - count).values
         for layer, adapter in self.adapters.items():
             adapter.keep(scores[layer].float() > threshold.to(scores[layer].device))
 
@@ -103,10 +111,12 @@ class RankAllocator(Schedule):
     @override
     def settings(self) -> dict[str, Any]:
         kept = {f"{layer}.lora_E": a.kept.tolist() for layer, a in self.adapters.items() if a.kept is not None}
-        return {"rank_pattern": kept} if kept else {}
+        return {"rank_pattern": kept or self.pattern}
 
     @override
     def compact(self) -> None:
+        self.pattern = self.settings()["rank_pattern"]
+        self._forget()
         for adapter in self.adapters.values():
             adapter.compact()
 
@@ -119,11 +129,12 @@ class RankAllocator(Schedule):
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         parameters = dict(self._parameters())
+        self._forget()
         for name, held in (("sensitivity.", self.sensitivity), ("uncertainty.", self.uncertainty)):
-            held.clear()
             for key in (k.removeprefix(name) for k in state if k.startswith(name)):
                 held[key] = state[name + key].to(parameters[key]).clone()
         for layer, adapter in self.adapters.items():
+            adapter.kept = None
             if f"kept.{layer}" in state:
                 adapter.keep(state[f"kept.{layer}"])
 
