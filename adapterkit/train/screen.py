@@ -51,7 +51,7 @@ def rows(config: RunConfig, summary: dict[str, Any], manifest: dict[str, Any]) -
     found.append((metric, f"{summary['metrics'][metric]:.4f} ({arrow} is better)"))
     if metric in summary["baseline"]:
         gain = summary["metrics"][metric] - summary["baseline"][metric]
-        found.append((f"  {summary['baseline_name']}", f"{summary['baseline'][metric]:.4f} ({gain:+.4f} since)"))
+        found.append((f"  {summary['baseline_name']}", f"{summary['baseline'][metric]:.4f} (the adapter: {gain:+.4f})"))
     if f"test_{metric}" in summary["metrics"]:
         found.append(("  test split", f"{summary['metrics'][f'test_{metric}']:.4f}"))
     found.append(("time", f"{summary['seconds']:.0f} s, of which training {manifest['timings']['training']:.0f} s"))
