@@ -49,8 +49,8 @@ class PeftModel(Saved):
     trimmed: ClassVar[tuple[str, ...]] = ()
     """Outputs with a column for every input's, whose columns of virtual tokens are left out."""
 
-    pooled_by: ClassVar[tuple[str, ...]] = ()
-    """Modules that make one vector of the first column, which has to be a real one, or a prompt's, in every row."""
+    pooled_by: ClassVar[Mapping[str, str]] = {}
+    """Modules that make one vector of one column of every row, and which it is: the ``first``, or the ``last``."""
 
     def __init__(
         self,

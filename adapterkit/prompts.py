@@ -13,20 +13,23 @@ from torch import Tensor, nn
 from transformers import Cache, StaticCache
 
 from adapterkit.config.prompt import PromptConfig
-from adapterkit.errors import CapabilityError
+from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.prompt_places import (
+    Sizes,
+    empty_cache,
+    filled,
+    into_cache,
+    into_decoder,
+    into_embeddings,
+    left_padded,
+)
 from adapterkit.prompt_sizes import with_sizes as with_sizes
 from adapterkit.tuner import _seeded
 from adapterkit.virtual_tokens import (
     Inputs,
-    Sizes,
     VirtualTokens,
-    empty_cache,
-    filled,
     gather,
-    into_cache,
-    into_decoder,
-    into_embeddings,
     is_encoder_decoder,
     length_of,
     parameters_of,
@@ -138,7 +141,7 @@ def with_tokens(
     With ``decoder`` false the inputs are an encoder's alone.
     """
     model, selection = peft_model.get_base_model(), peft_model.base_model.selection
-    rows = next(len(v) for k, v in inputs.items() if k.endswith(("input_ids", "inputs_embeds")) and v is not None)
+    rows = _rows(inputs)
     if task_ids is not None:
         task_ids = task_ids.repeat_interleave(rows // len(task_ids))
     tokens = gather(peft_model.prompt_encoder, selection.active, selection.routes, rows, task_ids)
@@ -148,6 +151,8 @@ def with_tokens(
         _require(model, "past_key_values")
         return into_cache(inputs, tokens, model, _sizes_of(peft_model)), tokens
     _require(model, "inputs_embeds")
+    if pools(peft_model, "last"):
+        inputs = left_padded(inputs, model)
     if not is_encoder_decoder(model) or inputs.get("encoder_outputs") is None:
         inputs = into_embeddings(inputs, tokens, model, fill=peft_model.fill, shifted=peft_model.shifted)
     if prompt.in_decoder and tokens.values.shape[1] == 2 and decoder:
@@ -155,8 +160,17 @@ def with_tokens(
     return inputs, tokens
 
 
+def _rows(inputs: Inputs) -> int:
+    for name, value in inputs.items():
+        if name.endswith(("input_ids", "inputs_embeds")) and value is not None:
+            return len(value)
+    raise StateError("a prompt needs input_ids or inputs_embeds")
+
+
 def _sizes_of(peft_model: PeftModel) -> Sizes:
-    config: Any = next(iter(peft_model.peft_config.values()))
+    selection = peft_model.base_model.selection
+    names = selection.active if selection.routes is None else selection.routes.rows
+    config: Any = peft_model.peft_config[next(iter(names))]
     return Sizes(config.num_layers, config.num_attention_heads, config.num_transformer_submodules)
 
 
@@ -165,13 +179,17 @@ def _require(model: nn.Module, name: str) -> None:
         raise CapabilityError(f"{type(model).__name__} takes no {name}, which the prompt has to go into")
 
 
+def pools(peft_model: PeftModel, column: str) -> bool:
+    """Whether a model makes one vector of every row's ``first`` or ``last`` column."""
+    names = {name.rpartition(".")[2] for name in peft_model.base_model.names}
+    return any(name in names for name, which in peft_model.pooled_by.items() if which == column)
+
+
 def _check_unequal(peft_model: PeftModel, prompt: PromptAdapter) -> None:
     """Whether rows may have different numbers of virtual tokens: shorter prompts begin with padding."""
     model = peft_model.get_base_model()
-    names = {name.rpartition(".")[2] for name in peft_model.base_model.names}
-    pooling = ", ".join(names & set(peft_model.pooled_by))
-    if pooling and prompt.place == "embeddings":
-        why = f"its {pooling} reads the first column, which would be padding"
+    if prompt.place == "embeddings" and pools(peft_model, "first"):
+        why = "it reads the first column, which would be padding"
     elif hasattr(model.config, "max_position_embeddings") and not takes_positions(model):
         why = "it has learnt positions, and takes no position_ids to set them right"
     else:

@@ -1,7 +1,8 @@
 """Adaption prompts: Zhang et al., "LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention".
 
-2023, https://arxiv.org/abs/2303.16199. Around the attention block, ``y + g * softmax(Q K_P^T / sqrt(d)) V_P``, projected by
-the block's own output layer, with ``K_P`` and ``V_P`` the block's keys and values of learnt tokens ``P`` (section 3.2).
+2023, https://arxiv.org/abs/2303.16199. Around the attention block, ``y + g * O softmax(Q K_P^T / sqrt(d)) V_P``, with
+``O`` the block's own output projection, and ``K_P`` and ``V_P`` its keys and values of learnt tokens ``P`` (section
+3.2).
 """
 
 from __future__ import annotations

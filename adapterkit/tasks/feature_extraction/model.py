@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 from adapterkit.model import PeftModel
@@ -17,4 +18,4 @@ class PeftModelForFeatureExtraction(PeftModel):
 
     task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
     trimmed: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
-    pooled_by: ClassVar[tuple[str, ...]] = ("pooler",)
+    pooled_by: ClassVar[Mapping[str, str]] = {"pooler": "first"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 from adapterkit.model import PeftModel
@@ -17,4 +18,4 @@ class PeftModelForSequenceClassification(PeftModel):
 
     task_type: ClassVar[str | None] = "SEQ_CLS"
     heads: ClassVar[tuple[str, ...]] = ("classifier", "score")
-    pooled_by: ClassVar[tuple[str, ...]] = ("classifier",)
+    pooled_by: ClassVar[Mapping[str, str]] = {"classifier": "first", "score": "last"}
