@@ -119,6 +119,15 @@ class PeftConfig(StrictModel):
         """Whether single rows of an embedding are trained, which the file has then in place of the whole table."""
         return bool(getattr(self, "trainable_token_indices", None))
 
+    @property
+    def data_init(self) -> str | None:
+        """``"package.module:function"`` that starts an adapter from training data, or None where none are needed.
+
+        It is called before training as ``function(model, adapter_name, batches, loss=loss)``; ``loss(model, batch)``
+        is what is trained.
+        """
+        return None
+
     def adapter_class(self) -> Any:
         """The class that `adapter` names. Imports torch."""
         return resolve(self.adapter)
@@ -141,6 +150,8 @@ class PeftConfig(StrictModel):
     ) -> None:
         """Write ``adapter_config.json`` into ``save_directory``; the file appears whole or not at all.
 
+        It keeps this config's ``inference_mode``; beside an adapter's weights it is always true.
+
         Args:
             save_directory: where to; made if need be.
             auto_mapping_dict: class and library of a base model that has no task type.
@@ -150,7 +161,8 @@ class PeftConfig(StrictModel):
 
         if auto_mapping_dict is not None:
             changes["auto_mapping"] = auto_mapping_dict
-        write_text(Path(save_directory) / CONFIG_NAME, self.to_json(**changes))
+        text = self.to_json(**{"inference_mode": self.inference_mode, **changes})
+        write_text(Path(save_directory) / CONFIG_NAME, text)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, allow_unknown: Iterable[str] = (), source: str = "config") -> Self:
