@@ -15,7 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 PROGRAMS = sorted((Path(__file__).parent / "programs").glob("*.py"))
-SETTINGS_OF_THEIR_OWN = {"target_modules", "auto_mapping", "peft_version", "modules_to_save", "exclude_modules"}
+SETTINGS_OF_THEIR_OWN = {
+    "target_modules",
+    "feedforward_modules",
+    "auto_mapping",
+    "peft_version",
+    "modules_to_save",
+    "exclude_modules",
+}
 
 
 class Replaced(ast.NodeTransformer):

@@ -19,7 +19,8 @@ for fields in (
     {"rank_pattern": {"q_proj": 4}},
     {"alpha_pattern": {"layers.1.self_attn.v_proj": 32}}, {"exclude_modules": ["v_proj"]},
     {"trainable_token_indices": [3, 5]},
-    {"init_lora_weights": "gaussian"}, {"modules_to_save": ["model.norm"]}, {"target_modules": ["embed_tokens", "q_proj"]},
+    {"init_lora_weights": "gaussian"}, {"modules_to_save": ["model.norm"]},
+    {"target_modules": ["embed_tokens", "q_proj"]},
 ):  # fmt: skip
     model = get_peft_model(llama(), LoraConfig(**{**FIELDS, **fields}))
     model.print_trainable_parameters()
