@@ -104,8 +104,8 @@ class AdaptedLayer(nn.Module):
         return wrap([in_call(adapter, inputs) for adapter in self.chain(self.selection.active)], base, x)
 
     def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        kind = type(chain[0])
         if not args and not kwargs and is_plain_linear(layer) and is_frozen(layer):
-            kind = type(chain[0])
             if len(chain) == 1 or all(type(adapter) is kind for adapter in chain):
                 y = kind.fused(chain, layer, x)
                 if y is not None:

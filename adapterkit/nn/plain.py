@@ -23,5 +23,5 @@ def is_plain_linear(layer: nn.Module) -> bool:
 
 def is_frozen(layer: nn.Linear) -> bool:
     """Whether neither the weight nor the bias is trained."""
-    bias = layer._parameters["bias"]
-    return not (layer.weight.requires_grad or (bias is not None and bias.requires_grad))
+    weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+    return not (weight.requires_grad or (bias is not None and bias.requires_grad))  # type: ignore[union-attr]

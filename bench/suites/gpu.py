@@ -45,7 +45,7 @@ def _training(runner: Runner, model: str, root: Path, *, compiled: bool) -> Iter
     for _ in range(runner.rounds(4)):
         for name in runner.random.sample(list(times), len(times)):
             base = load(name, build(model, runner.device, DTYPE), root / ADAPTERS[0], trainable=True)
-            step = Step(torch.compile(base) if compiled else base, inputs(base, *shape, runner.device))
+            step = Step(_compiled(runner, base) if compiled else base, inputs(base, *shape, runner.device))
             losses[name] = torch.stack([step().detach() for _ in range(3)])
             _reset_peak(runner)
             times[name].append(statistics.median(runner.timed(step) for _ in range(runner.rounds(10))))
@@ -102,3 +102,7 @@ def _empty(runner: Runner) -> None:
     gc.collect()
     if runner.cuda:
         torch.cuda.empty_cache()
+
+
+def _compiled(runner: Runner, model: Any) -> Any:
+    return torch.compile(model, backend="eager" if runner.smoke else "inductor")

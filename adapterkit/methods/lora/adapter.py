@@ -20,10 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adapterkit.errors import CapabilityError
-from adapterkit.methods.lora import combine, init
+from adapterkit.errors import CapabilityError, StateError
+from adapterkit.methods.lora import combine, fused, init, start
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.methods.lora.fused import lora_linear
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.dropout import seeded_dropout
@@ -54,10 +53,10 @@ class LoraAdapter(LayerAdapter):
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
         self._make_factors(layer, config.lora_bias)
-        special = config.use_dora or config.lora_bias or init.needs_weight(config.init_lora_weights)
-        plain = layer.kind == "linear" and not special
-        self.fusible = plain and self.casts_factors
-        self._start(config.init_lora_weights)
+        self.awaits_data: str | None = None  # the scheme, until the data were seen that it starts from
+        self.is_plain = layer.kind == "linear" and self.casts_factors and not config.lora_bias
+        self.fusible = self.is_plain
+        start.begin(self, config)
         if config.use_dora:
             self.lora_magnitude_vector = nn.Parameter(self._start_magnitude())  # (out_features,), or (1, out, 1...)
 
@@ -86,33 +85,15 @@ class LoraAdapter(LayerAdapter):
             return self.lora_embedding_A, self.lora_embedding_B
         return self.lora_A.weight, self.lora_B.weight
 
-    @torch.no_grad()
-    def _start(self, scheme: bool | str) -> None:
-        a, b = self.factors()
-        if init.needs_weight(scheme):
-            self._start_from_weight(str(scheme))
-        elif a.is_meta:
-            return
-        elif self.layer.kind == "embedding" and scheme is not False:  # rows of A are looked up: they start at zero
-            nn.init.zeros_(a)
-            nn.init.normal_(b)
-        else:
-            init.start(a, b, scheme, self.r)
+    @override
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        super().load_tensors(tensors)
+        self.settle()
 
-    def _start_from_weight(self, scheme: str) -> None:
-        """On the meta device, too, where the base's weight counts: the product that is subtracted comes from it."""
-        if self.layer.kind != "linear":
-            raise CapabilityError(f"init_lora_weights={scheme!r} starts from a linear layer's weight")
-        weight = self.layer.weight
-        if weight.is_meta:
-            return
-        a, b = self.factors()
-        start_a, start_b = init.from_weight(scheme, weight.cpu(), a.shape[0], self.scaling)
-        self.register_buffer("start_A", start_a, persistent=False)
-        self.register_buffer("start_B", start_b, persistent=False)
-        if not a.is_meta:
-            a.copy_(start_a)
-            b.copy_(start_b)
+    def settle(self, awaits_data: str | None = None) -> None:
+        """Note what the start still waits for, if anything."""
+        self.awaits_data = awaits_data
+        self.fusible = self.is_plain and awaits_data is None and "start_A" not in self._buffers
 
     def _start_factors(self) -> list[init.Factors]:
         """The factors it started with, where their product is not zero."""
@@ -131,6 +112,13 @@ class LoraAdapter(LayerAdapter):
             return factors
         a = torch.cat([factors[0], *(start for start, _ in starts)])
         return a, torch.cat([factors[1], *(-start for _, start in starts)], dim=1)
+
+    def _require_start(self) -> None:
+        if self.awaits_data:
+            raise StateError(
+                f"init_lora_weights={self.awaits_data!r} starts from data, which this adapter has not seen; a run gives "
+                "it its training data, and so do initialize_lora_eva_weights, preprocess_corda and preprocess_loraga"
+            )
 
     @classmethod
     @override
@@ -153,15 +141,7 @@ class LoraAdapter(LayerAdapter):
     @classmethod
     @override
     def fused(cls, chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor | None:
-        if not all(adapter.fusible for adapter in chain):
-            return None
-        first, dropout = chain[0], 0.0
-        if first.training and any(adapter.dropout for adapter in chain):
-            if len(chain) > 1 or torch.compiler.is_compiling():
-                return None
-            dropout = first.dropout
-        a, b, scaling = (first.lora_A.weight, first.lora_B.weight, first.scaling) if len(chain) == 1 else _joined(chain)
-        return lora_linear(x, layer, a, b, scaling, dropout=dropout)
+        return fused.forward(chain, layer, x)
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
@@ -174,6 +154,7 @@ class LoraAdapter(LayerAdapter):
 
     def _update(self, x: Tensor) -> Tensor:
         """``s B A x``, less the product it started with."""
+        self._require_start()
         a, b = self.factors()
         bias = None if self.layer.kind == "embedding" else self.lora_B.bias
         if self.layer.kind != "embedding":
@@ -217,6 +198,7 @@ class LoraAdapter(LayerAdapter):
 
     def _delta(self) -> Tensor:
         """``s B A`` in the orientation of the weight, less the product it started with."""
+        self._require_start()
         delta = self._outer(*self.factors())
         for a, b in self._start_factors():
             delta = delta - self._outer(a, b)
@@ -233,9 +215,12 @@ class LoraAdapter(LayerAdapter):
 
     def norm(self) -> Tensor:
         """``||W + s B A||`` over all but the outputs, held constant in backward (DoRA, section 4.3)."""
+        self._require_start()
         with torch.no_grad():
-            delta = self._delta()
-            return self.norm_of(self.layer.weight.to(delta) + delta)
+            a, b = self.whole_factors()
+            weight = self.layer.weight.T if self.layer.kind == "embedding" else self.layer.weight
+            norm = fused.row_norms(weight.flatten(1), a.flatten(1), b.flatten(1), self.scaling)
+            return norm.reshape(1, -1, *self._ones()) if self.layer.kind == "conv" else norm
 
     def norm_of(self, weight: Tensor) -> Tensor:
         """The norm of a weight over all but the outputs."""
@@ -263,7 +248,8 @@ def _refuse(config: LoraConfig, layer: LayerView) -> None:
         CapabilityError: what ``config`` asks for is not possible on such a layer; says what.
     """
     scheme = config.init_lora_weights
-    is_special, is_grouped = isinstance(scheme, str) and scheme != "gaussian", layer.kind == "conv" and layer.layer.groups > 1
+    is_special = isinstance(scheme, str) and scheme != "gaussian"
+    is_grouped = layer.kind == "conv" and layer.layer.groups > 1
     impossible = {
         "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
         "lora_dropout": config.lora_dropout and not layer.called,
@@ -276,11 +262,3 @@ def _refuse(config: LoraConfig, layer: LayerView) -> None:
         if is_asked:
             raise CapabilityError(f"{setting} is not possible on {what}")
 
-
-def _joined(chain: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor, float]:
-    """One pair of factors and a scale that do what all of ``chain`` do, side by side along the rank."""
-    a = torch.cat([adapter.lora_A.weight for adapter in chain])
-    scaling = chain[0].scaling
-    if all(adapter.scaling == scaling for adapter in chain):
-        return a, torch.cat([adapter.lora_B.weight for adapter in chain], 1), scaling
-    return a, torch.cat([adapter.lora_B.weight * adapter.scaling for adapter in chain], 1), 1.0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from typing_extensions import override
 
 from adapterkit.config.base import Choice, Names, PositiveNumber
 from adapterkit.config.layer import IndexedLayerConfig, TokenIndices
+from adapterkit.methods.lora.starts import CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
 
-Init = Literal["gaussian", "olora", "pissa", "orthogonal"]
+Init = Literal["gaussian", "olora", "pissa", "orthogonal", "eva", "corda", "lora_ga", "loftq"]
+_SETTINGS = {"eva": "eva_config", "corda": "corda_config", "lora_ga": "lora_ga_config", "loftq": "loftq_config"}
 
 
 class LoraConfig(IndexedLayerConfig):
@@ -41,8 +44,14 @@ class LoraConfig(IndexedLayerConfig):
     lora_bias: bool = Field(False, description="Give the second factor a bias of its own.")
     init_lora_weights: bool | Annotated[Init, Choice] | Annotated[str, Field(pattern=r"^pissa_niter_\d+$")] = Field(
         True,
-        description="true (A random, B zero), gaussian, orthogonal, olora, pissa, pissa_niter_<n>, or false (both "
-        "random, for tests).",
+        description="true (A random, B zero), gaussian, orthogonal, olora, pissa, pissa_niter_<n>, loftq, from the "
+        "training data eva, corda or lora_ga, or false (both random, for tests).",
+    )
+    eva_config: EvaConfig | None = Field(None, description="Settings of init_lora_weights=eva.")
+    corda_config: CordaConfig | None = Field(None, description="Settings of init_lora_weights=corda.")
+    lora_ga_config: LoraGAConfig | None = Field(None, description="Settings of init_lora_weights=lora_ga.")
+    loftq_config: Annotated[LoftQConfig | None, BeforeValidator(lambda value: value or None)] = Field(
+        None, description="Settings of init_lora_weights=loftq."
     )
     rank_pattern: dict[str, PositiveInt] = Field(
         default_factory=dict, description="Other ranks for some modules: {name suffix or regex: r}."
@@ -64,6 +73,28 @@ class LoraConfig(IndexedLayerConfig):
         "input",
         description="Type the low-rank products are computed in: the activations', or the factors' own (as in PEFT).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_settings(cls, data: Any) -> Any:
+        field = _SETTINGS.get(data.get("init_lora_weights")) if isinstance(data, dict) else None
+        return {**data, field: {}} if field is not None and not data.get(field) else data
+
+    @model_validator(mode="after")
+    def _settings_are_used(self) -> Self:
+        for scheme, field in _SETTINGS.items():
+            if getattr(self, field) is not None and self.init_lora_weights != scheme:
+                raise ValueError(f"{field} is for init_lora_weights={scheme!r}, not {self.init_lora_weights!r}")
+        return self
+
+    @property
+    @override
+    def data_init(self) -> str | None:
+        return {
+            "eva": "adapterkit.methods.lora.eva:start_from_data",
+            "corda": "adapterkit.methods.lora.corda:start_from_data",
+            "lora_ga": "adapterkit.methods.lora.loraga:start_from_data",
+        }.get(str(self.init_lora_weights))
 
     @model_validator(mode="after")
     def _lora_bias_has_no_dora(self) -> Self:

@@ -8,7 +8,8 @@ the layer got it (one tensor, however many layers share it) and ``A x``: the dro
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +17,95 @@ from torch import Tensor, nn
 
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
 
+if TYPE_CHECKING:
+    from adapterkit.methods.lora.adapter import LoraAdapter
+
+
+def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor | None:
+    """What ``chain`` does around a plain, frozen layer; None where that is left to the onion."""
+    if torch._C._are_functorch_transforms_active():
+        return None
+    first, parameters = chain[0], layer._parameters
+    weight: Any = parameters["weight"]
+    if len(chain) > 1:
+        if not all(adapter.is_plain and _is_summand(adapter) for adapter in chain):
+            return None
+        return lora_linear(x, weight, parameters["bias"], *_joined(chain))
+    dropout = first.dropout if first.training else 0.0
+    if not first.is_plain or first.awaits_data or (dropout and torch.compiler.is_compiling()):
+        return None
+    if "lora_magnitude_vector" in first._parameters:
+        update = lora_linear(x, weight, None, *_factors(first), first.scaling, dropout=dropout)
+        return _rescaled(update, first.lora_magnitude_vector / first.norm(), parameters["bias"])
+    return lora_linear(x, weight, parameters["bias"], *_factors(first), first.scaling, dropout=dropout)
+
+
+def _is_summand(adapter: LoraAdapter) -> bool:
+    """Whether all that the adapter does is to add its product."""
+    dropped = adapter.training and adapter.dropout
+    return not (dropped or adapter.awaits_data or "lora_magnitude_vector" in adapter._parameters)
+
+
+def _factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
+    held: Any = adapter._modules  # past nn.Module.__getattr__, which costs as much as a small kernel
+    if "start_A" in adapter._buffers:
+        return adapter.whole_factors()
+    return held["lora_A"]._parameters["weight"], held["lora_B"]._parameters["weight"]
+
+
+def _joined(chain: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor, float]:
+    """One pair of factors and a scale that do what all of ``chain`` do, side by side along the rank. Made anew in every
+    call: no key tells that factors were edited through ``.data``."""
+    factors, scaling = [_factors(adapter) for adapter in chain], chain[0].scaling
+    a = torch.cat([a for a, _ in factors])
+    if all(adapter.scaling == scaling for adapter in chain):
+        return a, torch.cat([b for _, b in factors], 1), scaling
+    return a, torch.cat([b * adapter.scaling for (_, b), adapter in zip(factors, chain, strict=True)], 1), 1.0
+
+
+def _rescaled(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """``scale * y + bias``, both ``(out,)``; in place of ``y``, which is ours, where no gradient needs it."""
+    scale, bias = scale.to(y.dtype), None if bias is None else bias.to(y.dtype)
+    if torch.is_grad_enabled():
+        return y * scale if bias is None else torch.addcmul(bias, y, scale)
+    y.mul_(scale)
+    return y if bias is None else y.add_(bias)
+
+
+def row_norms(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """``||W + s B A||`` of every row without forming ``B A``, at least in float32: ``||W||^2 + 2 s <W A^T, B> +
+    s^2 <B (A A^T), B>``.
+
+    Args:
+        weight: ``(out, in)``.
+        a: ``(r, in)``.
+        b: ``(out, r)``.
+        scaling: ``s``.
+    """
+    a, b = (factor.float() if factor.element_size() < 4 else factor for factor in (a, b))
+    weight = weight.to(a.dtype)
+    cross = ((weight @ a.T) * b).sum(1)
+    gram = ((b @ (a @ a.T)) * b).sum(1)
+    squared = torch.linalg.vector_norm(weight, dim=1).square_().add_(cross, alpha=2 * scaling)
+    return squared.add_(gram, alpha=scaling**2).clamp_min_(0).sqrt_()
+
 
 def lora_linear(
-    x: Tensor, layer: nn.Linear, a: Tensor, b: Tensor, scaling: float, dropout: float = 0.0
-) -> Tensor | None:
-    """``W x + b + s B A drop(x)``; None where a transform of `torch.func` is at work.
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0
+) -> Tensor:
+    """``W x + b + s B A drop(x)``, a tensor that nothing else holds.
 
     Args:
         x: ``(..., in)``.
-        layer: plain and frozen.
+        weight: ``(out, in)``, frozen.
+        bias: ``(out,)`` or None, frozen.
         a: ``(r, in)``, of any floating type: cast to that of ``x``, or to autocast's.
         b: ``(out, r)``.
         scaling: ``s``.
         dropout: how often an element of ``x`` is dropped on its way to ``A``.
     """
-    if torch._C._are_functorch_transforms_active():
-        return None
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    weight: Any = layer._parameters["weight"]
-    bias = layer._parameters["bias"]
     if a.dtype is not dtype:
         a, b = a.to(dtype), b.to(dtype)
     if x.dtype is not dtype or weight.dtype is not dtype:
@@ -43,17 +113,20 @@ def lora_linear(
     if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
         return LoraLinear.apply(x, weight, bias, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
-    kept = x * keep_mask(x, dropout, draw_seed()) * rescale(dropout) if dropout else x
-    return _forward(x, kept, weight, bias, a, b, scaling)[0]
+    mask = keep_mask(x, dropout, draw_seed()) if dropout else None
+    return _forward(x, mask, weight, bias, a, b, scaling * rescale(dropout))[0]
 
 
 def _forward(
-    x: Tensor, kept: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    y = F.linear(x, weight, bias)
-    low = F.linear(kept, a)  # (..., r)
-    y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b.t(), alpha=scaling)
-    return y, low
+    """``W x + b + s B A (mask x)`` and ``A (mask x)``."""
+    shape = x.shape
+    rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])  # 2-D is the shorter way through PyTorch, too
+    y = F.linear(rows, weight, bias)
+    low = F.linear(rows if mask is None else rows * mask.view(rows.shape), a)  # (rows, r)
+    y.addmm_(low, b.t(), alpha=scaling)
+    return (y if len(shape) == 2 else y.view(*shape[:-1], y.shape[1])), low
 
 
 class LoraLinear(torch.autograd.Function):
@@ -71,11 +144,9 @@ class LoraLinear(torch.autograd.Function):
         dropout: float,
         seed: int,
     ) -> Tensor:
-        ctx.scaling, ctx.dropout, ctx.seed = scaling, dropout, seed
-        kept = x * keep_mask(x, dropout, seed) if dropout else x
-        if dropout:
-            scaling = scaling * rescale(dropout)
-        y, low = _forward(x, kept, weight, bias, a, b, scaling)
+        ctx.scaling, ctx.dropout, ctx.seed = scaling * rescale(dropout), dropout, seed
+        mask = keep_mask(x, dropout, seed) if dropout else None
+        y, low = _forward(x, mask, weight, bias, a, b, ctx.scaling)
         ctx.save_for_backward(x, weight, a, b, low)
         return y
 
@@ -83,7 +154,7 @@ class LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, low = ctx.saved_tensors
         mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
-        scaling = ctx.scaling * rescale(ctx.dropout)
+        scaling = ctx.scaling
         if torch.is_grad_enabled():  # this derivative is to be derived itself
             return _differentiable(ctx.needs_input_grad, grad, x, weight, a, b, scaling, mask)
         needs_x, _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
@@ -93,7 +164,7 @@ class LoraLinear(torch.autograd.Function):
             kept = (x if mask is None else x * mask).reshape(-1, x.shape[-1])
             grad_a = torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling)
         if needs_b:
-            grad_b = torch.addmm(b, flat.t(), low.view(-1, low.shape[-1]), beta=0, alpha=scaling)
+            grad_b = torch.addmm(b, flat.t(), low, beta=0, alpha=scaling)
         if needs_x:
             grad_x = flat @ weight
             if mask is None:
