@@ -147,16 +147,26 @@ def _belongs(path: Path, aliases: Iterable[str]) -> bool:
 def _from_files(files: dict[str, list[Path]], config: DataConfig) -> _Raw:
     digest = hashlib.sha256()
     splits = {}
+    header = _common_header(files) if config.header is None else config.header
     for name, paths in files.items():
         parts = []
         for path in paths:
-            parts.append(table(read_file(path, format=config.format, header=config.header), str(path)))
+            parts.append(table(read_file(path, format=config.format, header=header), str(path)))
             digest.update(path.read_bytes())
         splits[name] = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     first = files["train"][0]
     ordered = config.format == "text" or (config.format == "auto" and ENDINGS.get(first.suffix.lower()) == "text")
     source = config.path or str(first)
     return _Raw(splits, source, digest.hexdigest(), ordered)
+
+
+def _common_header(files: dict[str, list[Path]]) -> bool | None:
+    """No header where the splits' files begin with different lines; None, to look at each, where they do not."""
+    beginnings = set()
+    for path in (path for paths in files.values() for path in paths):
+        with path.open("rb") as file:
+            beginnings.add(file.readline())
+    return False if len(beginnings) > 1 else None
 
 
 def table(columns: Columns, source: str) -> Dataset:
