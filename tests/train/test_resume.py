@@ -1,0 +1,170 @@
+"""An interrupted run ends with the weights it would have had without the interruption, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapterkit.errors import ConfigError
+from adapterkit.train import layout, resume
+from adapterkit.train.run import run
+from adapterkit.train.trainer import AdapterTrainer
+from tests.training import short_run, trained
+
+# Checkpoints fall into the middle of the second epoch of eight steps; dropout makes generators count.
+CHANGES = {
+    "method": {"lora_dropout": 0.2},
+    "trainer": {
+        "per_device_train_batch_size": 8,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "num_train_epochs": 2.0,
+        "max_steps": -1,
+        "use_cpu": True,
+    },
+}
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from adapterkit.train.run import run
+from adapterkit.train.trainer import AdapterTrainer
+from tests.train.test_resume import CHANGES
+from tests.training import short_run
+
+plain = AdapterTrainer.training_step
+def dying(self, *args, **kwargs):
+    if self.state.global_step == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, *args, **kwargs)
+AdapterTrainer.training_step = dying
+run(short_run(**CHANGES), Path(sys.argv[1]), quiet=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same configuration that nothing interrupted."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    run(short_run(**CHANGES), directory, quiet=True)
+    return directory
+
+
+def assert_same_end(left: Path, right: Path) -> None:
+    ours, theirs = trained(left), trained(right)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    before, after = (json.loads((path / layout.SUMMARY).read_text()) for path in (left, right))
+    assert before["metrics"] == after["metrics"]
+    steps = [[entry["step"] for entry in layout.read_metrics(path) if "eval_loss" in entry] for path in (left, right)]
+    assert steps[0] == steps[1]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, directory: Path, *, step: int, **changes: object) -> None:
+    """A run that is interrupted from the keyboard in ``step``."""
+    plain = AdapterTrainer.training_step
+
+    def dying(self: AdapterTrainer, *args: object, **kwargs: object) -> torch.Tensor:
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AdapterTrainer, "training_step", dying)
+        run(short_run(**{**CHANGES, **changes}), directory, quiet=True)
+
+
+def test_killed_in_mid_epoch(whole: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "day" / "first"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(killed)], env=environment, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert layout.read_manifest(killed)["status"] == "running"
+    half = killed / layout.CHECKPOINTS / "checkpoint-15"  # as a process leaves it that dies while writing
+    half.mkdir()
+    (half / "adapter_config.json").write_text("{")
+
+    summary = run(short_run(**CHANGES, resume="auto"), tmp_path / "day" / "second", quiet=True)
+    assert summary["directory"] == str(killed)
+    assert not half.exists() or (half / resume.MARKER).exists()
+    assert layout.read_manifest(killed)["status"] == "ok"
+    assert_same_end(whole, killed)
+
+
+def test_interrupted_at_the_end_of_an_epoch(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, tmp_path / "run", step=9)
+    assert layout.read_manifest(tmp_path / "run")["status"] == "interrupted"
+    run(short_run(**CHANGES, resume=str(tmp_path / "run")), tmp_path / "other", quiet=True)
+    assert not (tmp_path / "other").exists()
+    assert_same_end(whole, tmp_path / "run")
+
+
+def test_interrupted_before_the_first_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, tmp_path / "run", step=1)
+    run(short_run(**CHANGES, resume=str(tmp_path / "run")), tmp_path / "other", quiet=True)
+    assert_same_end(whole, tmp_path / "run")
+
+
+def test_early_stopping_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No step improves the metric by 100, so the third evaluation stops the run: one counted before, one after.
+    patient = {"trainer": {**CHANGES["trainer"], "early_stopping_patience": 2, "early_stopping_threshold": 100.0}}
+    interrupted(monkeypatch, tmp_path / "run", step=7, **patient)
+    run(short_run(**{**CHANGES, **patient}, resume=str(tmp_path / "run")), tmp_path / "other", quiet=True)
+    assert max(entry["step"] for entry in layout.read_metrics(tmp_path / "run")) == 9
+
+
+def test_group_by_length_goes_on_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped = {"trainer": {**CHANGES["trainer"], "train_sampling_strategy": "group_by_length"}}
+    run(short_run(**{**CHANGES, **grouped}), tmp_path / "whole", quiet=True)
+    interrupted(monkeypatch, tmp_path / "run", step=13, **grouped)
+    run(short_run(**{**CHANGES, **grouped}, resume=str(tmp_path / "run")), tmp_path / "other", quiet=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
+class TestChoice:
+    def test_auto_without_a_run_begins_anew(self, tmp_path: Path) -> None:
+        assert resume.choose(short_run(resume="auto"), tmp_path / "a" / "b") == (tmp_path / "a" / "b", None)
+
+    def test_other_settings_are_refused_by_name(self, whole: Path, tmp_path: Path) -> None:
+        changed = short_run(**CHANGES, resume=str(whole), seed=5)
+        with pytest.raises(ConfigError, match=r"other settings: seed"):
+            resume.choose(changed, tmp_path)
+
+    def test_a_run_that_ended_is_refused(self, whole: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="nothing to go on with"):
+            resume.choose(short_run(**CHANGES, resume=str(whole)), tmp_path)
+
+    def test_no_run(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="not the directory of a run"):
+            resume.choose(short_run(resume=str(tmp_path)), tmp_path)
+
+    def test_a_running_process_is_left_alone(self, whole: Path, tmp_path: Path) -> None:
+        directory = tmp_path / "day" / "live"
+        directory.mkdir(parents=True)
+        manifest = layout.read_manifest(whole)
+        parent = {**manifest["process"], "pid": os.getppid()}
+        (directory / layout.MANIFEST).write_text(json.dumps({**manifest, "status": "running", "process": parent}))
+        (directory / layout.CONFIG).write_text((whole / layout.CONFIG).read_text())
+        config = short_run(**CHANGES, resume="auto")
+        assert resume.choose(config, tmp_path / "day" / "new") == (tmp_path / "day" / "new", None)
+
+
+def test_rotation_keeps_the_best_and_the_newest(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        resume.mark_complete(tmp_path / f"checkpoint-{step}")
+    resume.rotate(tmp_path, 2, best=str(tmp_path / "checkpoint-10"))
+    assert [path.name for path in resume.checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-100"]
+    resume.rotate(tmp_path, 1, best=str(tmp_path / "checkpoint-10"))
+    assert [path.name for path in resume.checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-100"]
+    resume.rotate(tmp_path, 1, best=None)
+    assert [path.name for path in resume.checkpoints(tmp_path)] == ["checkpoint-100"]
