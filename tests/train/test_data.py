@@ -18,16 +18,16 @@ def load(task="seq_cls", **settings):
     return load_data(DataConfig(**settings), pipeline.roles(config(name=task)), pipeline.builtin)
 
 
-def rows(count):
-    return "".join(f"text number {i}\t{'yes' if i % 4 == 0 else 'no'}\n" for i in range(count))
+def rows(count, start=0):
+    return "".join(f"text number {i}\t{'yes' if i % 4 == 0 else 'no'}\n" for i in range(start, start + count))
 
 
 def test_a_directory_with_files_named_after_splits(tmp_path):
     for name, count in {"train.tsv": 8, "dev.tsv": 4, "test.tsv": 2}.items():
-        (tmp_path / name).write_text(rows(count))
+        (tmp_path / name).write_text(rows(count, start=count))
     data = load(path=str(tmp_path))
     assert {name: len(split) for name, split in data.splits().items()} == {"train": 8, "validation": 4, "test": 2}
-    assert data.train[0] == {"text": "text number 0", "label": "yes"}
+    assert data.train[0] == {"text": "text number 8", "label": "yes"}
 
 
 def test_a_validation_split_is_made_fair_disjoint_and_the_same_again(tmp_path):
