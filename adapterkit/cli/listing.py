@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ from adapterkit.registry import CORE, KINDS, Plugin
 
 BUILTIN_MODELS = ("builtin:bert", "builtin:gpt2", "builtin:llama", "builtin:t5")
 """Tiny models that are made from a config, as ``model.name_or_path`` takes them."""
+
+
+SUMMARY = 120
+"""Characters that a summary may have."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ def _state(plugin: Plugin, rivals: Sequence[Plugin]) -> State:
 
 
 def summary(loaded: type[Any]) -> str:
-    """The first line of a config class's docstring, up to an equation."""
-    return (inspect.getdoc(loaded) or "").partition("\n")[0].partition(": ``")[0]
+    """The first paragraph of a config class's docstring, up to an equation, in one line."""
+    paragraph = (inspect.getdoc(loaded) or "").partition("\n\n")[0].partition(": ``")[0]
+    return textwrap.shorten(paragraph, SUMMARY, placeholder=" ...")
 
 
 def plugins(arguments: Sequence[str]) -> int:
@@ -85,7 +91,7 @@ def _installed(kind: str) -> str:
 
 
 def _models() -> str:
-    rows = [(f"model.name_or_path={name}", "tiny, made from a config, with random weights") for name in BUILTIN_MODELS]
+    rows = [(f"model.name_or_path={name}", "tiny, made from a config with a fixed seed") for name in BUILTIN_MODELS]
     rows += [(f"model={preset.name}", preset.summary) for preset in presets() if preset.group == "model"]
     rows += [("model.name_or_path=...", "any model on the Hub or in a directory")]
     return columns([("choose by", "what it is"), *rows])
