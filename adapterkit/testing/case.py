@@ -126,8 +126,10 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two states have the same names and, bit for bit, the same values."""
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    """Whether two states have the same names and types and, bit for bit, the same values."""
+    return one.keys() == other.keys() and all(
+        tensor.dtype == other[name].dtype and torch.equal(tensor, other[name]) for name, tensor in one.items()
+    )
 
 
 def train(model: nn.Module, x: Tensor, *, steps: int = 3) -> Iterator[dict[str, Tensor]]:

@@ -65,14 +65,14 @@ class ComputeLaws(AdapterCase):
 
     def test_changes_type_while_merged(self, sample: nn.Module) -> None:
         model, x = self.adapted(sample), self.inputs(sample)
-        frozen = {name: tensor.double() for name, tensor in frozen_state(model).items()}
+        frozen = {n: t.double() if t.is_floating_point() else t for n, t in frozen_state(model).items()}
         if self.merges(model):
             model.merge_adapter()
         model.double()
         y = model(x.double() if x.is_floating_point() else x)
         assert y.dtype == torch.float64
         model.unmerge_adapter()
-        assert same({n: t.double() for n, t in frozen_state(model).items()}, frozen)
+        assert same(frozen_state(model), frozen)
 
     def test_made_on_the_meta_device_and_loaded(self, sample: nn.Module) -> None:
         model, x = self.adapted(sample), self.inputs(sample)
