@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from adapterkit.config.task import TaskConfig
 from adapterkit.errors import ConfigError
 from adapterkit.train import tiny
 from adapterkit.train.tokenizers import builtin_tokenizer
+
+logger = logging.getLogger("adapterkit")
 
 
 def model_name(config: ModelConfig, task: TaskConfig) -> str:
@@ -47,8 +50,34 @@ def load_base(
         if device is not None and torch.device(device).type == "meta":
             found = AutoConfig.from_pretrained(name, **_source(config), **options)
             return _on_meta(auto, found, config)
-        model = auto.from_pretrained(name, **_source(config), **_loading(config), **options)
+        with _silence():
+            loaded = auto.from_pretrained(
+                name, **_source(config), **_loading(config), **options, output_loading_info=True
+            )
+        model, report = loaded
+        _say_what_is_new(model, report["missing_keys"])
         return _prepared(model, config, device)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """transformers' own table of what a checkpoint lacks is replaced by a line of ours."""
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+
+
+def _say_what_is_new(model: PreTrainedModel, missing: Iterable[str]) -> None:
+    """A head that the checkpoint lacks is as it should be; any other part would stay random, and frozen."""
+    inside = f"{model.base_model_prefix}."
+    new = sorted(missing)
+    if any(name.startswith(inside) for name in new) or (new and model.base_model is model):
+        logger.warning("%s has no weights for %s: random and frozen", model.name_or_path, ", ".join(new))
+    elif new:
+        logger.info("newly made: %s", ", ".join(new))
 
 
 def load_tokenizer(config: ModelConfig, task: TaskConfig, **options: Any) -> PreTrainedTokenizerBase:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,23 +209,18 @@ def _save(model: PeftModel, adapter_name: str, directory: Path) -> int:
     return sum(path.stat().st_size for path in resume.adapter_folder(directory).glob("adapter_model.*"))
 
 
-class _console:
-    """What other libraries print: nothing but warnings, and progress only on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.handler = logging.StreamHandler(sys.stderr)
-        self.handler.setFormatter(logging.Formatter("%(message)s"))
-        self.handler.setLevel(logging.ERROR if quiet else logging.INFO)
-
-    def __enter__(self) -> None:
-        if self.quiet or not sys.stderr.isatty():
-            transformers.utils.logging.disable_progress_bar()
-        datasets_logging.disable_progress_bar()
-        self.log = logging_to(self.handler)
-        self.log.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.log.__exit__(*error)
+@contextmanager
+def _console(quiet: bool) -> Iterator[None]:
+    """What is said while a run goes on: our own lines, and other libraries' progress only on a terminal."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.ERROR if quiet else logging.INFO)
+    if quiet or not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    datasets_logging.disable_progress_bar()
+    try:
+        with logging_to(handler):
+            yield
+    finally:
         transformers.utils.logging.enable_progress_bar()
         datasets_logging.enable_progress_bar()
