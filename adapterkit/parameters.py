@@ -115,7 +115,7 @@ def check_spots(modules: Modules, spots: Sequence[Spot], implementation: type[La
     for spot in spots:
         module = modules[spot.target]
         adapted = isinstance(module, AdaptedLayer) and bool(module.names())
-        changed = adapted and bool(module.parameter_adapters)
+        changed = adapted and module.uses("parameter_adapters")
         if changed if spot.view.called else spot.target in called or (adapted and not changed):
             raise CapabilityError(f"{spot.target!r} cannot be adapted both as a module and through its parameters")
         if not spot.view.called and not (implementation.mergeable and spot.view.kind in implementation.kinds):

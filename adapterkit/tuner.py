@@ -53,7 +53,7 @@ class Tuner(nn.Module):
 
     def _adopt(self) -> None:
         """Take over adapted layers that an earlier `inject_adapter_in_model` left in the model."""
-        for name, module in modules_of(self.model).items():
+        for name, module in self.names.items():
             if isinstance(module, AdaptedLayer):
                 self.layers[name] = module
             elif isinstance(module, CopiedLayer):
@@ -116,11 +116,14 @@ class Tuner(nn.Module):
         config, parts = self._parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
         saved = self._modules_to_save(config)
         if not self.known:
-            self.model.requires_grad_(False)
+            for module in (self.model, *self.names.values()):  # without another walk
+                for parameter in module._parameters.values():
+                    if parameter is not None:
+                        parameter.requires_grad_(False)
         for slot, made in parts.items():
             for target, part in made.items():
-                layer = self._layer(target)
-                getattr(layer, slot)[name] = part.train(layer.training)
+                layer = self._layer(target, getattr(part, "layer", None))
+                getattr(layer, slot)[name] = part if layer.training else part.eval()
         for target in saved:
             self._copied(target).add(name)
         self.configs[name] = config
@@ -191,8 +194,9 @@ class Tuner(nn.Module):
                 made = [implementation(config.at(spot.name), spot.view) for spot in spots]
         else:
             seed, made = torch.initial_seed(), []
-            for spot in spots:
-                with _seeded(f"{seed}/{name}/{spot.seed}"):
+            with torch.random.fork_rng(devices=[]):
+                for spot in spots:
+                    _start_stream(f"{seed}/{name}/{spot.seed}")
                     made.append(implementation(config.at(spot.name), spot.view))
         return by_slot(spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)])
 
@@ -231,14 +235,19 @@ class Tuner(nn.Module):
         saved = tuple(self._modules_to_save(config))
         return [n for n in candidates if _has_bias(self.names[n]) and not n.startswith(saved or ("\0",))]
 
-    def _layer(self, target: str) -> AdaptedLayer:
+    def _layer(self, target: str, view: LayerView | None = None) -> AdaptedLayer:
         if target not in self.layers:
-            self.layers[target] = layer = AdaptedLayer(self.names[target], self.selection)
-            layer.train(self.names[target].training)
-            if isinstance(self.model.get_submodule(target.rpartition(".")[0]), nn.TransformerEncoderLayer):
+            whole = view if view is not None and view.called else None
+            self.layers[target] = layer = AdaptedLayer(self.names[target], self.selection, whole)
+            if isinstance(self._owner(target), nn.TransformerEncoderLayer):
                 layer.register_forward_pre_hook(_nothing)  # or its fast path reads the weights, and calls no adapter
             self._put(target, layer)
         return self.layers[target]
+
+    def _owner(self, target: str) -> nn.Module:
+        """The module that holds another one."""
+        parent = target.rpartition(".")[0]
+        return self.names[parent] if parent else self.model
 
     def _copied(self, target: str) -> CopiedLayer:
         if target not in self.copies:
@@ -250,13 +259,15 @@ class Tuner(nn.Module):
         return self.copies[target]
 
     def _put(self, target: str, module: nn.Module) -> None:
-        parent, _, child = target.rpartition(".")
-        owner = self.model.get_submodule(parent)
-        if isinstance(owner, nn.ModuleList | nn.Sequential):
-            owner[int(child) if child.isdigit() else child] = module  # type: ignore[index]
-        else:
-            setattr(owner, child, module)
-        self.names[target] = module  # type: ignore[index]
+        self._owner(target)._modules[target.rpartition(".")[2]] = module
+        self.names[target] = module
+
+    def drop(self, name: str, target: str) -> None:
+        """Remove what an adapter has at one layer, which is put back as it was if nothing is left there."""
+        layer = self.layers[target]
+        layer.remove(name)
+        if not layer.names():
+            self._put(target, self.layers.pop(target).base_layer)
 
     def delete(self, name: str) -> None:
         """Remove an adapter everywhere; layers left without one are put back as they were.
@@ -268,10 +279,7 @@ class Tuner(nn.Module):
         if any(name in layer.merged_adapters for layer in self.layers.values()):
             raise StateError(f"adapter {name!r} is merged: unmerge it before deleting it")
         for target in [t for t, layer in self.layers.items() if name in layer.names()]:
-            layer = self.layers[target]
-            layer.remove(name)
-            if not layer.names():
-                self._put(target, self.layers.pop(target).base_layer)
+            self.drop(name, target)
         for target in [t for t, copied in self.copies.items() if name in copied.modules_to_save]:
             copied = self.copies[target]
             del copied.modules_to_save[name]
@@ -407,20 +415,27 @@ class Tuner(nn.Module):
 
 def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:
     """The adapter on its layer's device, in float32 unless the base is in float64 or ``half`` is wanted."""
-    dtype = view.dtype if half or view.dtype == torch.float64 else torch.float32
-    for tensor in adapter.parameters():
-        if tensor.is_meta or tensor.device == view.device:
-            return adapter if tensor.dtype == dtype else adapter.to(dtype)
-        break
-    return adapter.to(device=view.device, dtype=dtype)
+    device, dtype = view.device, view.dtype if half or view.dtype == torch.float64 else torch.float32
+    modules: list[Any] = [adapter]
+    for module in modules:
+        modules.extend(module._modules.values())
+        for tensor in (tensor for tensor in module._parameters.values() if tensor is not None):
+            if tensor.dtype != dtype or not (tensor.is_meta or tensor.device == device):
+                return adapter.to(dtype) if tensor.is_meta else adapter.to(device=device, dtype=dtype)
+    return adapter
+
+
+def _start_stream(key: str) -> None:
+    """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
+    digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
+    torch.random.default_generator.manual_seed(int.from_bytes(digest))
 
 
 @contextmanager
 def _seeded(key: str) -> Iterator[None]:
-    """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
+    """In the block, random numbers come from a stream of their own."""
     with torch.random.fork_rng(devices=[]):
-        digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
-        torch.random.default_generator.manual_seed(int.from_bytes(digest))
+        _start_stream(key)
         yield
 
 

@@ -57,6 +57,10 @@ class AdaptedLayer(nn.Module):
         held: Any = self._modules
         return tuple(held[slot] for slot in SLOTS if slot in held)
 
+    def uses(self, slot: str) -> bool:
+        """Whether any adapter has something in this one of `SLOTS`."""
+        return bool(self._modules.get(slot))
+
     def names(self) -> list[str]:
         """The adapters that have something here."""
         return list(dict.fromkeys(name for slot in self.slots for name in slot))
@@ -83,7 +87,7 @@ class AdaptedLayer(nn.Module):
         if self.merged_adapters:
             return self._forward_merged(args, kwargs)
         if selection.enabled:
-            if "parameter_adapters" in modules and self.parameter_adapters:
+            if self.uses("parameter_adapters"):
                 return self._forward_changed(args, kwargs)
             if self.view.kind == "other":
                 return call_block(layer, self._change, args, kwargs)
