@@ -125,13 +125,19 @@ def _json(path: Path) -> Columns:
     if isinstance(content, dict):
         if is_squad(content):
             return _flatten_squad(content, path)
-        lists = [value for value in content.values() if isinstance(value, list)]
-        if len(lists) == len(content) and len({len(values) for values in lists}) == 1:
+        if _is_columns(content):
             return content
         content = content.get("data")
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of objects, an object of equally long lists, or a list under 'data'")
     return _columns(enumerate(content, start=1), path)
+
+
+def _is_columns(content: dict[str, Any]) -> bool:
+    """Whether an object holds lists of one length, and not rows under one name."""
+    lists = [value for value in content.values() if isinstance(value, list)]
+    rows = len(lists) == 1 and bool(lists[0]) and isinstance(lists[0][0], dict)
+    return bool(lists) and not rows and len(lists) == len(content) and len({len(values) for values in lists}) == 1
 
 
 def _jsonl(path: Path) -> Columns:

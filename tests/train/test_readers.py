@@ -3,86 +3,138 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from adapterkit.errors import DataError
 from adapterkit.train.readers import read_file
 
-SQUAD = {
-    "version": "v2.0",
-    "data": [
-        {
-            "title": "t",
-            "paragraphs": [
-                {
-                    "context": "Ada was born in London.",
-                    "qas": [
-                        {"id": "1", "question": "Where?", "answers": [{"text": "London", "answer_start": 16}]},
-                        {"id": "2", "question": "When?", "answers": [], "is_impossible": True},
-                    ],
-                }
-            ],
-        }
-    ],
-}
-
-FILES = {
-    "a.csv": ('text,label\n"a, b",x\n"say ""hi""",y\n', {"text": ["a, b", 'say "hi"'], "label": ["x", "y"]}),
-    "header.tsv": ("sentence\tlabel\na fine day\t1\nno\t0\n", {"sentence": ["a fine day", "no"], "label": ["1", "0"]}),
-    "bare.tsv": ("a fine day\t1\nno\t0\n", {"column1": ["a fine day", "no"], "column2": ["1", "0"]}),
-    "a.jsonl": ('{"text": "a", "label": 1}\n\n{"text": "b", "label": 0}\n', {"text": ["a", "b"], "label": [1, 0]}),
-    "a.json": ('[{"text": "a", "n": 1}, {"text": "b", "n": 2}]', {"text": ["a", "b"], "n": [1, 2]}),
-    "a.conll": ("EU\tB-org\nrejects\tO\n\nPeter\tB-per\n", {"tokens": [["EU", "rejects"], ["Peter"]],
-                                                            "tags": [["B-org", "O"], ["B-per"]]}),
-}  # fmt: skip
+ROWS = {"text": ["good, really", 'so "bad"', "zwei Wörter"], "label": ["1", "0", "1"]}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_columns(tmp_path, name):
-    content, expected = FILES[name]
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    assert read_file(tmp_path / name) == expected
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
-def test_parquet(tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "a.parquet")
-    assert read_file(tmp_path / "a.parquet") == {"text": ["a", "b"], "label": [0, 1]}
+def test_csv_with_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,label\n"good, really",1\n"so ""bad""",0\nzwei Wörter,1\n')
+    assert read_file(path) == ROWS
 
 
-def test_squad_is_recognised_and_keeps_questions_without_answer(tmp_path):
-    (tmp_path / "dev.json").write_text(json.dumps(SQUAD), encoding="utf-8")
-    columns = read_file(tmp_path / "dev.json")
-    assert columns["question"] == ["Where?", "When?"]
-    assert columns["context"] == ["Ada was born in London."] * 2
-    assert [list(answer["text"]) for answer in columns["answers"]] == [["London"], []]
-
-
-def test_text_keeps_every_word(tmp_path):
-    (tmp_path / "a.txt").write_text("one two\n\nthree\n", encoding="utf-8")
-    (column,) = read_file(tmp_path / "a.txt").values()
-    assert " ".join(column).split() == ["one", "two", "three"]
+def test_tsv_keeps_quotation_marks_of_the_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", 'text\tlabel\ngood, really\t1\nso "bad"\t0\n"zwei Wörter"\t1\n')
+    assert read_file(path) == ROWS
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("first", "has_header"),
     [
-        ("a.csv", "text,label\na,1,2\n", r"a\.csv:2: 3 columns"),
-        ("a.jsonl", '{"a": 1}\nnot json\n', r"a\.jsonl"),
-        ("a.json", "{", r"a\.json"),
-        ("a.csv", "", "empty"),
-        ("a.xyz", "a", "names no format"),
+        ("sentence\tlabel", True),
+        ("a fine film\t1", False),  # a number is data
+        ("a fine film\tpositive", False),  # its column repeats the value
+        ("review\tsentiment", True),
     ],
 )
-def test_what_does_not_fit_is_told_with_its_place(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
-        read_file(tmp_path / name)
+def test_whether_there_is_a_header_is_seen(tmp_path: Path, first: str, has_header: bool) -> None:
+    path = write(tmp_path / "a.tsv", f"{first}\nboring\tnegative\nlovely\tpositive\n")
+    columns = read_file(path)
+    assert len(next(iter(columns.values()))) == 2 + (not has_header)
+    assert list(columns) == (first.split("\t") if has_header else ["column1", "column2"])
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_header_can_be_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "1,2\n3,4\n")
+    assert read_file(path, header=True) == {"1": ["3"], "2": ["4"]}
+    assert read_file(path, header=False) == {"column1": ["1", "3"], "column2": ["2", "4"]}
+
+
+def test_ragged_line_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "text\tlabel\ngood\t1\nbad\n")
+    with pytest.raises(DataError, match=r"a\.tsv:3: 1 columns, where the first line has 2"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_json_of_objects(tmp_path: Path, inside: bool) -> None:
+    rows = [{"text": "a", "label": 1}, {"text": "b"}]
+    path = write(tmp_path / "a.json", json.dumps({"data": rows} if inside else rows))
+    assert read_file(path) == {"text": ["a", "b"], "label": [1, None]}
+
+
+def test_json_of_columns(tmp_path: Path) -> None:
+    columns = {"text": ["a", "b"], "label": [0.5, 1.0]}
+    assert read_file(write(tmp_path / "a.json", json.dumps(columns))) == columns
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "a"}\n\n{"text": "b"}\n')
+    assert read_file(path) == {"text": ["a", "b"]}
+
+
+def test_json_line_that_is_none_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": \n')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: not JSON"):
+        read_file(path)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    parquet.write_table(pa.table(ROWS), tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet") == ROWS
+    with pytest.raises(DataError, match="not readable as parquet"):
+        read_file(write(tmp_path / "b.parquet", "no"))
+
+
+def test_conll(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conll", "-DOCSTART- O\n\nAnn\tNNP\tB-PER\nlives\tV\tO\n\n\n  \nParis B-LOC\n")
+    assert read_file(path) == {"tokens": [["Ann", "lives"], ["Paris"]], "tags": [["B-PER", "O"], ["B-LOC"]]}
+
+
+def test_conll_line_without_a_tag_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.conll:2: expected a token and a tag, found 'lives'"):
+        read_file(write(tmp_path / "a.conll", "Ann\tB-PER\nlives\n"))
+
+
+def squad(**changes: object) -> dict[str, object]:
+    answered = {"id": 1, "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]}
+    nothing = {"id": 2, "question": "When?", "answers": [], "is_impossible": True}
+    paragraph = {"context": "Ann lives.", "qas": [answered, nothing], **changes}
+    return {"version": "v2.0", "data": [{"title": "t", "paragraphs": [paragraph]}]}
+
+
+@pytest.mark.parametrize("format", ["auto", "squad"])
+def test_squad(tmp_path: Path, format: str) -> None:
+    columns = read_file(write(tmp_path / "a.json", json.dumps(squad())), format=format)
+    assert columns == {
+        "id": ["1", "2"],
+        "context": ["Ann lives."] * 2,
+        "question": ["Who?", "When?"],
+        "answers": [{"text": ["Ann"], "answer_start": [0]}, {"text": [], "answer_start": []}],
+    }
+
+
+def test_squad_without_a_question_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", json.dumps(squad(qas=[{"id": 1, "answers": []}])))
+    with pytest.raises(DataError, match="an entry has no 'question'"):
+        read_file(path)
+
+
+def test_text_joins_to_the_file(tmp_path: Path) -> None:
+    text = "First line\n\nthird, and no end"
+    assert "".join(read_file(write(tmp_path / "a.txt", text))["text"]) == text
+
+
+def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_file(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"ending '\.xyz' names no format; set data\.format"):
+        read_file(write(tmp_path / "a.xyz", ""))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_empty_table_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="empty"):
+        read_file(write(tmp_path / name, ""))
