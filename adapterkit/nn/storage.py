@@ -111,6 +111,23 @@ def dense(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return plain.train(layer.training)
 
 
+def rounded(weight: Tensor, bits: int) -> Tensor:
+    """What is left of a dense weight ``(out_features, in_features)`` when bitsandbytes stores it in 4 (nf4) or 8 bits.
+
+    Raises:
+        CapabilityError: bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes import functional
+    except ImportError as error:
+        raise CapabilityError("quantising needs bitsandbytes: pip install bitsandbytes") from error
+    if bits == 4:
+        stored, state = functional.quantize_4bit(weight.contiguous(), quant_type="nf4", blocksize=64)
+        return functional.dequantize_4bit(stored, state)  # type: ignore[no-any-return]
+    stored, scales, _ = functional.int8_vectorwise_quant(weight.half())
+    return functional.int8_vectorwise_dequant(stored, scales).to(weight.dtype)  # type: ignore[no-any-return]
+
+
 def requantised(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
     """A layer that stores another weight in the same way.
 

@@ -50,7 +50,9 @@ def assert_equal(mine, theirs):
         torch.testing.assert_close(tensor, expected[key], msg=key)
 
 
-@pytest.mark.parametrize("extra", [{}, {"target_modules": ["a", "b", "embed"]}, {"lora_bias": True}, {"use_dora": True}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"target_modules": ["a", "b", "embed"]}, {"lora_bias": True}, {"use_dora": True}]
+)
 def test_loraplus(extra):
     mine, theirs = both({**FIELDS, **extra})
     settings = {"lr": 0.05, "loraplus_lr_ratio": 4.0, "loraplus_weight_decay": 0.1, "loraplus_lr_embedding": 0.01}

@@ -34,8 +34,8 @@ class Factor(nn.Module):
 
     def __init__(self, *shape: int, bias: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
+        self._parameters["weight"] = nn.Parameter(torch.empty(shape))  # two a layer: the short way counts
+        self._parameters["bias"] = nn.Parameter(torch.zeros(shape[0])) if bias else None
 
 
 @final
@@ -44,6 +44,8 @@ class LoraAdapter(LayerAdapter):
 
     kinds = frozenset({"linear", "embedding", "conv", "stack"})
     combination = "svd"
+    awaits_data: str | None = None
+    """The scheme, until the data were seen that it starts from."""
 
     def __init__(self, config: LoraConfig, layer: LayerView) -> None:
         super().__init__(config, layer)
@@ -53,9 +55,7 @@ class LoraAdapter(LayerAdapter):
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
         self._make_factors(layer, config.lora_bias)
-        self.awaits_data: str | None = None  # the scheme, until the data were seen that it starts from
         self.is_plain = layer.kind == "linear" and self.casts_factors and not config.lora_bias
-        self.fusible = self.is_plain
         start.begin(self, config)
         if config.use_dora:
             self.lora_magnitude_vector = nn.Parameter(self._start_magnitude())  # (out_features,), or (1, out, 1...)
@@ -93,7 +93,6 @@ class LoraAdapter(LayerAdapter):
     def settle(self, awaits_data: str | None = None) -> None:
         """Note what the start still waits for, if anything."""
         self.awaits_data = awaits_data
-        self.fusible = self.is_plain and awaits_data is None and "start_A" not in self._buffers
 
     def _start_factors(self) -> list[init.Factors]:
         """The factors it started with, where their product is not zero."""
@@ -116,8 +115,8 @@ class LoraAdapter(LayerAdapter):
     def _require_start(self) -> None:
         if self.awaits_data:
             raise StateError(
-                f"init_lora_weights={self.awaits_data!r} starts from data, which this adapter has not seen; a run gives "
-                "it its training data, and so do initialize_lora_eva_weights, preprocess_corda and preprocess_loraga"
+                f"init_lora_weights={self.awaits_data!r} starts from data, which this adapter has not seen; a run "
+                "gives it some, and so do initialize_lora_eva_weights, preprocess_corda and preprocess_loraga"
             )
 
     @classmethod

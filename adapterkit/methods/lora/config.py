@@ -77,7 +77,7 @@ class LoraConfig(IndexedLayerConfig):
     @model_validator(mode="before")
     @classmethod
     def _default_settings(cls, data: Any) -> Any:
-        field = _SETTINGS.get(data.get("init_lora_weights")) if isinstance(data, dict) else None
+        field = _SETTINGS.get(str(data.get("init_lora_weights"))) if isinstance(data, dict) else None
         return {**data, field: {}} if field is not None and not data.get(field) else data
 
     @model_validator(mode="after")

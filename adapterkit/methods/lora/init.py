@@ -84,7 +84,7 @@ SCHEMES: dict[str, Callable[[Tensor, int, float, int | None], Factors]] = {"piss
 
 
 class Eigens(NamedTuple):
-    """The part of ``W C`` that CorDA starts from, ``U S V^T C = W C`` with the covariance ``C`` of the layer's input."""
+    """The part of ``W C`` that CorDA starts from, ``U S V^T C = W C`` with the covariance ``C`` of the inputs."""
 
     S_WC: Tensor  # (r,)
     U_WC: Tensor  # (out_features, r)
@@ -103,16 +103,18 @@ def from_gradient(gradient: Tensor, weight: Tensor, adapter: Any, settings: Any)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         u, s, v = torch.svd_lowrank(gradient, q=min(4 * r, *gradient.shape), niter=4)
-        chosen = {
+        choices: dict[str, tuple[Any, Any]] = {
             "ArBr": (slice(1, 2 * r, 2), slice(0, 2 * r, 2)),
             "A2rBr": (slice(r, 2 * r), slice(0, r)),
             "ArB2r": (slice(0, r), slice(r, 2 * r)),
             "random": (torch.randperm(2 * r)[:r],) * 2,
-        }[settings.direction]
-        top = torch.svd_lowrank(weight.float(), q=r, niter=4)[1][0] if settings.scale == "weight_svd" else None
+        }
+        wanted = settings.scale == "weight_svd"
+        top = torch.svd_lowrank(weight.float(), q=min(4 * r, *weight.shape), niter=4)[1][0] if wanted else None
     if 2 * r > min(gradient.shape):
-        raise ConfigError(f"init_lora_weights='lora_ga' needs 2 r directions, and a weight {tuple(weight.shape)} has fewer")
-    a, b, strengths = v.T[chosen[0]], u[:, chosen[1]] * s[chosen[1]], s[chosen[1]]
+        raise ConfigError(f"init_lora_weights='lora_ga' takes 2 r directions; a weight {tuple(weight.shape)} has fewer")
+    rows, columns = choices[settings.direction]
+    a, b, strengths = v.T[rows], u[:, columns] * s[columns], s[columns]
     if settings.scale == "stable":
         return a, b * (len(weight) ** 0.25 / settings.stable_gamma**0.5)
     if top is not None:

@@ -6,8 +6,8 @@ LoRA-FA (Zhang et al., 2023), https://arxiv.org/abs/2308.03303: A stays as it wa
 
 .. math:: g_B' = s^{-2} \, g_B \, (A A^T)^{-1}
 
-which makes the change of ``s B A`` the nearest one to the whole weight's gradient. It keeps no optimizer state for A, and
-``A x`` in place of ``x`` for backward.
+which makes the change of ``s B A`` the nearest one to the whole weight's gradient. It keeps no optimizer state for A,
+and ``A x`` in place of ``x`` for backward.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def create_loraplus_optimizer(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[_group(name, parameter, decayed)]["params"].append(parameter)
-    optimizer = optimizer_cls(list(groups.values()), lr=lr, **kwargs)
+    make: Any = optimizer_cls
+    optimizer: Optimizer = make(list(groups.values()), lr=lr, **kwargs)
     if optimizer_cls.__name__ in ("Adam8bit", "AdamW8bit", "PagedAdam8bit", "PagedAdamW8bit"):
         _keep_embeddings_whole(model)
     return optimizer
@@ -128,7 +129,8 @@ class LoraFAOptimizer(Optimizer):
         a = a.flatten(1).float()
         gram = a @ a.T + _DAMPING * torch.eye(len(a), device=a.device)
         projected = gradient.flatten(1).float() @ torch.linalg.pinv(gram) / scaling**2
-        return projected.to(gradient.dtype).reshape(gradient.shape)
+        shaped: Tensor = projected.to(gradient.dtype).reshape(gradient.shape)
+        return shaped
 
     def _move(self, parameter: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
@@ -194,7 +196,8 @@ def _pair(adapter: LoraAdapter) -> tuple[Tensor, nn.Parameter, float]:
     if hasattr(adapter, "lora_magnitude_vector"):
         raise CapabilityError("LoRA-FA does not go with use_dora: the change is more than the product of two factors")
     if a.shape[0] != adapter.r or b.shape[1] != adapter.r:
-        raise CapabilityError(f"LoRA-FA is not possible on a {type(adapter.layer.layer).__name__} with groups or experts")
+        what = type(adapter.layer.layer).__name__
+        raise CapabilityError(f"LoRA-FA is not possible on a {what} with groups or experts")
     a.requires_grad_(False)
     return a, b, adapter.scaling
 

@@ -12,7 +12,7 @@ from adapterkit.config.base import StrictModel, Text
 class EvaConfig(StrictModel):
     """EVA (Paischer et al., 2024), https://arxiv.org/abs/2410.07170."""
 
-    rho: float = Field(2.0, ge=1, description="A layer's rank may grow to rho * r, at the cost of others'; 1 keeps all.")
+    rho: float = Field(2.0, ge=1, description="A layer's rank may grow to rho * r, at others' cost; 1 keeps all.")
     tau: float = Field(0.99, ge=0, le=1, description="A direction is settled when a batch turns it by less: cosine.")
     use_label_mask: bool = Field(True, description="Look only at tokens that have a label.")
     label_mask_value: int = Field(-100, description="The label of tokens without one.")
@@ -24,7 +24,7 @@ class CordaConfig(StrictModel):
     """CorDA (Yang et al., 2024), https://arxiv.org/abs/2406.05223."""
 
     cache_file: Text | None = Field(None, description="File of the decompositions: read if it is there, else written.")
-    covariance_file: Text | None = Field(None, description="File of the covariances: read if it is there, else written.")
+    covariance_file: Text | None = Field(None, description="File of the covariances: read if there, else written.")
     corda_method: Literal["ipm", "kpm"] = Field(
         "ipm", description="Train the directions that the data use most (ipm) or least (kpm, keeps knowledge)."
     )

@@ -1,0 +1,93 @@
+"""What frozen layers see of the data, before an adapter starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterkit.errors import CapabilityError
+from adapterkit.methods.lora.config import LoraConfig
+from adapterkit.targets import match_targets, modules_of
+from adapterkit.tuner import model_type
+
+See = Callable[[str, Tensor], None]
+
+
+def targets_of(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
+    """The linear layers of a plain model that a config means, by name."""
+    modules = modules_of(model)
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    heads = {name for name, module in modules.items() if module is output}
+    chosen = match_targets(modules, config, model_type=model_type(model), kinds={"linear"}, heads=heads)
+    return {name: modules[name] for name in chosen}
+
+
+def frozen_of(model: Any, adapter_name: str) -> dict[str, nn.Module]:
+    """The frozen layers that an adapter of an adapted model is at, by name."""
+    model.base_model.require(adapter_name)
+    layers = model.base_model.layers.items()
+    return {name: layer.base_layer for name, layer in layers if adapter_name in layer.adapters}
+
+
+@contextmanager
+def observing(layers: Mapping[str, nn.Module], see: See) -> Iterator[None]:
+    """Inside the block ``see`` is given the name and the input of every layer that is called."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            see(name, inputs[0].detach())
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(hook_of(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def as_base(model: Any) -> Iterator[None]:
+    """Inside the block an adapted model is its base model, in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        model.train(training)
+
+
+def rows_of(x: Tensor, batch: Any) -> Tensor:
+    """A layer's input as rows ``(tokens, features)``, those of padding left out where the batch says which they are."""
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    if isinstance(mask, Tensor) and mask.shape == x.shape[:-1]:
+        return x[mask.bool()]
+    return x.reshape(-1, x.shape[-1])
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: on_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(on_device(value, device) for value in batch)
+    return batch
+
+
+def device_of(layers: Mapping[str, nn.Module]) -> torch.device:
+    """Where the layers are.
+
+    Raises:
+        CapabilityError: there is nothing to start from data.
+    """
+    for layer in layers.values():
+        return next(layer.parameters()).device
+    raise CapabilityError("no linear layer is adapted: there is nothing to start from data")
