@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +15,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.model import PeftModel
 from adapterkit.nn.adapter import wrap
 from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.nn.view import kind_of
 from adapterkit.testing.toys import Toy, inputs_of, layers_of, seeded
 
 ROWS = ("a", "__base__", "b", "a", "__base__")
@@ -36,14 +37,13 @@ class AdapterCase:
     """How far two ways to compute the same in float32 may be apart, absolutely and relatively."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """``layer`` runs over all layers, ``sample`` over the first of each class of layer."""
+        """``layer`` is every layer, ``sample`` the first one of each class, ``kind`` the first one of each kind."""
         layers = self._layers()
-        if "layer" in metafunc.fixturenames:
-            metafunc.parametrize("layer", list(layers.values()), ids=list(layers))
-        if "sample" in metafunc.fixturenames:
-            first = {type(layer): name for name, layer in reversed(layers.items())}
-            chosen = [name for name in layers if name in first.values()]
-            metafunc.parametrize("sample", [layers[name] for name in chosen], ids=chosen)
+        picks: dict[str, Callable[[Any], Any]] = {"layer": id, "sample": type, "kind": kind_of}
+        for name in picks.keys() & set(metafunc.fixturenames):
+            first = {picks[name](layer): each for each, layer in reversed(layers.items())}
+            chosen = [each for each in layers if each in first.values()]
+            metafunc.parametrize(name, [layers[each] for each in chosen], ids=chosen)
 
     def _layers(self) -> dict[str, nn.Module]:
         if self.layers is None:

@@ -19,8 +19,8 @@ class ComputeLaws(AdapterCase):
     """What holds however the forward is computed."""
 
     @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, when tracing
-    def test_compiles_in_one_graph(self, sample: nn.Module) -> None:
-        model, x = self.adapted(sample), self.inputs(sample)
+    def test_compiles_in_one_graph(self, kind: nn.Module) -> None:
+        model, x = self.adapted(kind), self.inputs(kind)
         torch._dynamo.reset()
         compiled = torch.compile(model.get_base_model(), backend="eager", fullgraph=True)
         self.close(compiled(x), model(x))

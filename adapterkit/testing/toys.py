@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +82,9 @@ class Toy(nn.Module):
         return checkpoint(run, x, anchor, use_reentrant=self.use_reentrant)  # type: ignore[no-any-return]
 
 
-def layers_of(kinds: Collection[str]) -> dict[str, nn.Module]:
-    """The small layers of these kinds, always with the same values; ``any`` means all of them."""
+@cache
+def layers_of(kinds: frozenset[str]) -> dict[str, nn.Module]:
+    """The small layers of these kinds, always with the same values; ``any`` means all of them. Copy before changing."""
     with seeded(0):
         chosen = {
             name: make

@@ -17,6 +17,7 @@ class TestHra(AdapterContract):
 
 class TestOrthogonalised(AdapterContract):
     config = HraConfig(r=3, apply_GS=True)
+    layers = {"linear": nn.Linear(8, 6), "conv2d": nn.Conv2d(8, 6, (1, 3), padding="same", dilation=2)}
     starts_as_base = False
 
 

@@ -75,7 +75,7 @@ class HraAdapter(LayerAdapter):
             return y
         ut, u = self._factors()
         filters = u.T.reshape(u.shape[1], -1, *self.kernel)  # (r, in, *kernel)
-        weights = self._rows(self.layer.weight.to(ut.dtype)) @ ut  # (out, r)
+        weights = self.layer.weight.to(ut.dtype).flatten(1) @ ut  # (out, r)
         hidden = self.layer.apply(x, filters.to(x.dtype))
         weights = weights.reshape(*weights.shape, *[1] * len(self.kernel))
         return y - self.layer.pointwise(hidden, weights.to(hidden.dtype), None).to(y.dtype)
@@ -84,8 +84,4 @@ class HraAdapter(LayerAdapter):
     def adapt_weight(self, weight: Tensor) -> Tensor:
         ut, u = (factor.to(weight.dtype) for factor in self._factors())
         turned = self.layer.weight.to(weight.dtype) if self.kernel else weight  # what the output is computed from
-        return weight - (self._rows(turned) @ ut @ u.T).reshape(weight.shape)
-
-    @staticmethod
-    def _rows(weight: Tensor) -> Tensor:
-        return weight.flatten(1)
+        return weight - (turned.flatten(1) @ ut @ u.T).reshape(weight.shape)
