@@ -105,7 +105,7 @@ def call_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tuple[A
         CapabilityError: the model or the task cannot take the tokens; nothing is left out silently.
     """
     model = peft_model.get_base_model()
-    task_ids = _task_ids(prompt, kwargs)
+    task_ids = _task_ids(peft_model, prompt, kwargs)
     inputs = keyword_inputs(model, args, kwargs)
     inputs, tokens = with_tokens(peft_model, prompt, inputs, task_ids)
     return_dict = inputs.get("return_dict")
@@ -124,13 +124,13 @@ def call_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tuple[A
     return outputs.to_tuple() if return_dict is False else outputs
 
 
-def _task_ids(prompt: PromptAdapter, kwargs: Inputs) -> Tensor | None:
-    """``task_ids``, taken out of the inputs: they are the prompt's, not the model's."""
-    task_ids = kwargs.pop("task_ids", None)
-    if (task_ids is None) == prompt.conditional:
+def _task_ids(peft_model: PeftModel, prompt: PromptAdapter, kwargs: Inputs) -> Tensor | None:
+    """``task_ids``, where the prompt depends on them."""
+    task_ids = peft_model.base_model.selection.inputs.get("task_ids")
+    if (task_ids is None) == prompt.conditional or "task_ids" in kwargs:
         needs = "needs task_ids, one for every row" if prompt.conditional else "takes no task_ids"
         raise CapabilityError(f"{type(prompt).__name__} {needs}")
-    return task_ids  # type: ignore[no-any-return]
+    return task_ids
 
 
 def with_tokens(
@@ -219,7 +219,7 @@ def generate_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tup
     The tokens are no part of the sequences: not of those returned, nor of those that processors and criteria see.
     """
     model: Any = peft_model.get_base_model()
-    task_ids = _task_ids(prompt, kwargs)
+    task_ids = _task_ids(peft_model, prompt, kwargs)
     tokens_in_encoder = is_encoder_decoder(model) and prompt.place == "embeddings"
     if tokens_in_encoder:
         if args:

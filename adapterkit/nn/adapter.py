@@ -29,7 +29,9 @@ class Adapter(nn.Module):
     """How such adapters are combined where it is not said."""
 
     @classmethod
-    def since(cls, config: Any, state: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    def since(
+        cls, config: Any, state: Mapping[str, Tensor], start: Mapping[str, Tensor]
+    ) -> tuple[Any, dict[str, Tensor]]:
         """The adapter that does what ``state`` does beyond ``start``. Optional.
 
         Args:
@@ -149,7 +151,9 @@ class LayerAdapter(Adapter):
         states = [adapter.state_dict() for adapter in adapters]
         for key, tensor in self.state_dict(keep_vars=True).items():
             if any(state[key].shape != tensor.shape for state in states):
-                raise CapabilityError(f"{key}: {how.kind} needs adapters of one shape: {[s[key].shape for s in states]}")
+                raise CapabilityError(
+                    f"{key}: {how.kind} needs adapters of one shape: {[s[key].shape for s in states]}"
+                )
             tensor.copy_(how.combine([state[key] for state in states], weights))
 
     @property
@@ -216,18 +220,29 @@ class PromptAdapter(Adapter):
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        self._drop_network()
-        names = {"prompt_embeddings": "embedding.weight"}
-        super().load_tensors({names.get(name, name): tensor for name, tensor in tensors.items()})
+        """Take over what `tensors` gave. A network that already makes this table stays; any other gives way to it."""
+        own = self.tensors()
+        if own.keys() != tensors.keys():
+            raise CheckpointError(f"expected tensors {sorted(own)}, found {sorted(tensors)}")
+        given, table = tensors["prompt_embeddings"], own.pop("prompt_embeddings")
+        if given.shape != table.shape:
+            raise CheckpointError(f"prompt_embeddings: expected shape {tuple(table.shape)}, found {tuple(given.shape)}")
+        if not self._networks or table.is_meta or not torch.allclose(given.to(table), table, rtol=1e-4, atol=1e-6):
+            self._drop_networks(table)
+            self._load_one("embedding.weight", self.embedding.weight, given)
+        for name in own:
+            self._load_one(name, self.get_parameter(name), tensors[name])
 
-    def _drop_network(self) -> None:
-        networks = [name for name, child in self.named_children() if child is not self.embedding]
-        if not networks:
+    @property
+    def _networks(self) -> list[str]:
+        return [name for name, child in self.named_children() if child is not self.embedding]
+
+    def _drop_networks(self, table: Tensor) -> None:
+        if not self._networks:
             return
         trained = self.embedding.weight.requires_grad
-        table = self.tensors()["prompt_embeddings"]
         self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table).requires_grad_(trained)
-        for name in networks:
+        for name in self._networks:
             setattr(self, name, None)
 
 

@@ -201,13 +201,22 @@ class AdapterTrainer(Trainer):
 
     @torch.no_grad()
     def _restore(self, folder: Path) -> None:
-        """Load the adapter's files, then the very tensors that were trained: files may hold what they result in."""
+        """Load the very tensors that were trained, and the adapter's files around them.
+
+        Files may hold what the trained tensors result in: found again in the model, it does not take their place.
+        """
         model = self.accelerator.unwrap_model(self.model)
         schedules.restore(self._schedules, folder)
+        trained = load_file(folder / TRAINABLE)
+        _copy(trained, model)
         model.load_adapter(resume.adapter_folder(folder), self.adapter_name, is_trainable=True)
-        parameters = dict(model.named_parameters())
-        for name, tensor in load_file(folder / TRAINABLE).items():
-            parameters[name].copy_(tensor)
+        _copy(trained, model)
+
+
+def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        parameters[name].copy_(tensor)
 
 
 def takes_counts(base: nn.Module) -> bool:

@@ -71,3 +71,15 @@ def test_the_network_learns_and_the_base_does_not() -> None:
 def test_settings_without_effect_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields)) if len(fields) == 1 else "encoder_dropout"):
         PromptEncoderConfig.from_dict({"num_virtual_tokens": 3, **fields})
+
+
+def test_a_network_stays_if_it_makes_the_table_that_is_loaded(tmp_path: Path) -> None:
+    config = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, **NETWORKS["LSTM"])
+    model = get_peft_model(gpt2(), config)
+    model.save_pretrained(tmp_path)
+    before = dict(model.prompt_encoder.named_parameters())
+    model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert {name: id(p) for name, p in model.prompt_encoder.named_parameters()} == {n: id(p) for n, p in before.items()}
+    add_noise(model)
+    model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert [name for name, _ in model.prompt_encoder.named_parameters()] == ["default.embedding.weight"]

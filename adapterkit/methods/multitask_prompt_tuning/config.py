@@ -14,9 +14,11 @@ Start = Literal["RANDOM", "TEXT", "AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "
 
 class MultitaskPromptTuningConfig(WordPromptConfig):
     """Multitask prompt tuning (Wang et al., 2023), https://arxiv.org/abs/2303.02861: a prompt for all tasks times a
-    low-rank factor for each."""
+    low-rank factor for each. Forward and generate take ``task_ids``, one integer for every row of the batch."""
 
     adapter: ClassVar[str] = "adapterkit.methods.multitask_prompt_tuning.adapter:MultitaskPromptTuningAdapter"
+
+    forward_inputs: ClassVar[frozenset[str]] = frozenset({"task_ids"})
 
     peft_type: Annotated[Literal["MULTITASK_PROMPT_TUNING"], Choice] = Field(
         "MULTITASK_PROMPT_TUNING", description="Name of the method."
