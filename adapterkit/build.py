@@ -11,7 +11,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError
 from adapterkit.mixed import PeftMixedModel
 from adapterkit.model import PeftModel, wrapper_for
-from adapterkit.tuner import inject
+from adapterkit.tuner import inject, model_path
 
 
 def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
@@ -50,7 +50,7 @@ def get_peft_model(
         CapabilityError: the method cannot adapt a target.
     """
     changes: dict[str, Any] = {"revision": revision} if revision else {}
-    name = getattr(getattr(model, "config", None), "name_or_path", None)
+    name = model_path(model)
     if name and not peft_config.base_model_name_or_path:
         changes["base_model_name_or_path"] = name
     config = peft_config.model_copy(update=changes)

@@ -11,6 +11,7 @@ import yaml
 
 from adapterkit.errors import CheckpointError
 from adapterkit.files import write_text
+from adapterkit.tuner import model_path
 
 CARD_NAME = "README.md"
 PACKAGES = ("adapterkit", "torch", "transformers")
@@ -42,9 +43,7 @@ def write_card(directory: Path, model: Any, *, metrics: Mapping[str, float] | No
     path = directory / CARD_NAME
     metadata, text = read_card(path)
     config = next(iter(model.peft_config.values()))
-    base = config.base_model_name_or_path or getattr(
-        getattr(model.get_base_model(), "config", None), "name_or_path", ""
-    )
+    base = config.base_model_name_or_path or model_path(model.get_base_model()) or ""
     metadata = {**metadata, **_metadata(model, base, metadata.get("tags") or ())}
     if metrics:
         metadata["model-index"] = _results(directory, model, metrics)

@@ -21,7 +21,7 @@ from adapterkit.errors import CheckpointError, nearest
 from adapterkit.files import cached
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
-from adapterkit.tuner import Tuner
+from adapterkit.tuner import Tuner, model_path
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 """Names under which PEFT takes a targeted module for an embedding, which then travels with the adapter."""
@@ -168,7 +168,7 @@ def _was_resized(tuner: Tuner, name: str) -> bool:
     """Whether the vocabulary is no longer the one on disk. The network is not asked."""
     config, model_config = tuner.configs.get(name), getattr(tuner.model, "config", None)
     size = getattr(model_config, "vocab_size", None)
-    base = (config and config.base_model_name_or_path) or getattr(model_config, "name_or_path", None)
+    base = (config and config.base_model_name_or_path) or model_path(tuner.model)
     path = cached(base, "config.json") if size and base else None
     if path is None:
         return False
@@ -202,6 +202,9 @@ def set_peft_model_state_dict(
     expected = {stem + key: t for stem, (_, part) in parts.items() for key, t in _tensors(part).items()}
     given = {_plain(k, expected): t for k, t in peft_model_state_dict.items() if ".original_module." not in k}
     embeddings = {key: given.pop(key) for key in _embedding_keys(model) if key in given and key not in expected}
+    for key in _shared_biases(model, adapter_name, [k for k in given if k not in expected and k.endswith("bias")]):
+        del given[key]
+    _check_base(model, embeddings)
     problems = _differences(expected, given, ignore_shapes=ignore_mismatched_sizes)
     if problems and strict:
         raise CheckpointError(f"adapter {adapter_name!r} does not fit this model:\n" + "\n".join(problems))
@@ -210,7 +213,7 @@ def set_peft_model_state_dict(
         own = _tensors(part)
         _load(part, {key: fitting.get(stem + key, old) for key, old in own.items()})
     for key, tensor in embeddings.items():
-        _set_base(model, key, tensor)
+        tuner_of(model).model.get_parameter(key).data.copy_(tensor)
     return LoadResult([k for k in expected if k not in fitting], [k for k in given if k not in expected])
 
 
@@ -229,14 +232,22 @@ def _embedding_keys(model: nn.Module) -> list[str]:
     return [key.removeprefix(PREFIX) for key in _base_embeddings(tuner_of(model))]
 
 
-def _set_base(model: nn.Module, key: str, tensor: Tensor) -> None:
-    parameter = tuner_of(model).model.get_parameter(key)
-    if parameter.shape != tensor.shape:
-        raise CheckpointError(
-            f"{key}: the file's embedding is {tuple(tensor.shape)}, the model's {tuple(parameter.shape)}; "
-            "call resize_token_embeddings first"
-        )
-    parameter.data.copy_(tensor)
+def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str]:
+    """Those of ``keys`` that name a bias under a second name: one that adapter ``name`` trains where it is added."""
+    keys, tuner = list(keys), tuner_of(model)
+    trained = {id(layer.base_layer._parameters.get("bias")) for layer in tuner.layers.values() if name in layer.biases}
+    own = dict(tuner.model.named_parameters(remove_duplicate=False)) if keys else {}
+    return [key for key in keys if key in own and id(own[key]) in trained]
+
+
+def _check_base(model: nn.Module, embeddings: State) -> None:
+    for key, tensor in embeddings.items():
+        parameter = tuner_of(model).model.get_parameter(key)
+        if parameter.shape != tensor.shape:
+            raise CheckpointError(
+                f"{key}: the file's embedding is {tuple(tensor.shape)}, the model's {tuple(parameter.shape)}; "
+                "call resize_token_embeddings first"
+            )
 
 
 def _differences(expected: State, given: State, *, ignore_shapes: bool) -> list[str]:

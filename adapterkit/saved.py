@@ -15,6 +15,7 @@ from adapterkit.card import write_card
 from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
 from adapterkit.hub import upload
+from adapterkit.tuner import model_path
 
 
 class Saved(Described):
@@ -75,8 +76,7 @@ class Saved(Described):
     def _base_facts(self, name: str) -> dict[str, Any]:
         """What the file says of the base: where it comes from, or of which class it is."""
         base, config = self.get_base_model(), self.peft_config[name]
-        path = config.base_model_name_or_path or getattr(getattr(base, "config", None), "name_or_path", None)
-        facts: dict[str, Any] = {"base_model_name_or_path": path or None}
+        facts: dict[str, Any] = {"base_model_name_or_path": config.base_model_name_or_path or model_path(base)}
         if config.task_type is None:
             facts["auto_mapping"] = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
         return facts

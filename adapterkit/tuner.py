@@ -22,6 +22,7 @@ from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
+from adapterkit.nn.module import modules_in
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
@@ -123,7 +124,7 @@ class Tuner(nn.Module):
         for slot, made in parts.items():
             for target, part in made.items():
                 layer = self._layer(target, getattr(part, "layer", None))
-                getattr(layer, slot)[name] = part if layer.training else part.eval()
+                layer.slot(slot)._modules[name] = part if layer.training else part.eval()
         for target in saved:
             self._copied(target).add(name)
         self.configs[name] = config
@@ -333,9 +334,10 @@ class Tuner(nn.Module):
     def set_trainable(self, name: str, trainable: bool) -> None:
         """Whether the adapter's parameters receive gradients."""
         for _, part in self.parts(name):
-            for parameter in part.parameters():
-                if parameter.is_floating_point():
-                    parameter.requires_grad_(trainable)
+            for module in modules_in(part):
+                for parameter in module._parameters.values():
+                    if parameter is not None and parameter.is_floating_point():
+                        parameter.requires_grad = trainable
 
     def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> None:
         """Advance the active adapters' schedules, under PEFT's name; see `Schedules.advance`."""
@@ -416,9 +418,7 @@ class Tuner(nn.Module):
 def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:
     """The adapter on its layer's device, in float32 unless the base is in float64 or ``half`` is wanted."""
     device, dtype = view.device, view.dtype if half or view.dtype == torch.float64 else torch.float32
-    modules: list[Any] = [adapter]
-    for module in modules:
-        modules.extend(module._modules.values())
+    for module in modules_in(adapter):
         for tensor in (tensor for tensor in module._parameters.values() if tensor is not None):
             if tensor.dtype != dtype or not (tensor.is_meta or tensor.device == device):
                 return adapter.to(dtype) if tensor.is_meta else adapter.to(device=device, dtype=dtype)
@@ -453,8 +453,16 @@ def _nothing(module: nn.Module, inputs: Any) -> None:
 
 
 def _has_bias(module: nn.Module) -> bool:
-    bias = module.view.bias if isinstance(module, AdaptedLayer) else module._parameters.get("bias")
-    return bias is not None and not isinstance(module, CopiedLayer)
+    """Whether a layer adds a bias of its own; a module around others may hold the one that it shares with one of them."""
+    if isinstance(module, AdaptedLayer):
+        return module.view.bias is not None
+    return module._parameters.get("bias") is not None and not module._modules
+
+
+def model_path(model: nn.Module) -> str | None:
+    """Where a model says it comes from: a name on the Hub, or a directory."""
+    config = getattr(model, "config", None)
+    return getattr(config, "name_or_path", None) or getattr(model, "name_or_path", None) or None
 
 
 def model_type(model: nn.Module) -> str | None:

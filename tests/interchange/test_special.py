@@ -1,0 +1,181 @@
+"""What travels beside an adapter's own tensors: heads, embeddings, tied weights, tokens, folders."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import adapterkit
+from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from adapterkit.errors import CheckpointError
+from tests.interchange.matrix import their_config
+from tests.parity.bases import IDS, bert, conv, llama
+from tests.parity.helpers import add_noise, assert_same_tensors, peft, quiet, run
+
+
+def tied():
+    return llama(tie_word_embeddings=True)
+
+
+FIELDS = {"r": 2, "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+CASES = {
+    "head_saved_whole": (llama, {"modules_to_save": ["lm_head"]}),
+    "norm_saved_whole": (llama, {"modules_to_save": ["model.norm"]}),
+    "embedding_saved_whole": (llama, {"modules_to_save": ["embed_tokens"]}),
+    "trained_tokens": (llama, {"trainable_token_indices": [3, 5]}),
+    "trained_tokens_tied": (tied, {"trainable_token_indices": [3, 5]}),
+    "trained_tokens_by_layer": (llama, {"trainable_token_indices": {"embed_tokens": [4]}}),
+    "tied_embeddings": (tied, {}),
+    "embedding_target": (llama, {"target_modules": ["embed_tokens", "q_proj"]}),
+    "head_target": (llama, {"target_modules": ["lm_head", "q_proj"]}),
+    "dora": (llama, {"use_dora": True}),
+    "dora_embedding": (llama, {"use_dora": True, "target_modules": ["embed_tokens"]}),
+    "lora_bias": (lambda: bert("LMHeadModel"), {"target_modules": ["query"], "lora_bias": True}),
+    "all_biases": (lambda: bert("LMHeadModel"), {"target_modules": ["query"], "bias": "all"}),
+    "own_biases": (lambda: bert("LMHeadModel"), {"target_modules": ["query"], "bias": "lora_only"}),
+    "patterns": (llama, {"rank_pattern": {"layers.0.self_attn.q_proj": 4}, "alpha_pattern": {"q_proj": 3}}),
+    "rslora": (llama, {"use_rslora": True}),
+    "pissa": (llama, {"init_lora_weights": "pissa"}),
+    "olora": (llama, {"init_lora_weights": "olora"}),
+    "convolution": (conv, {"target_modules": ["conv", "emb"], "task_type": None}),
+}
+
+
+def config(fields):
+    return LoraConfig(**{**FIELDS, **fields})
+
+
+def inputs(make):
+    return IDS if make is conv else {"input_ids": IDS}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ours_in_peft(tmp_path, name):
+    make, fields = CASES[name]
+    model = get_peft_model(make(), config(fields))
+    add_noise(model)
+    model.eval().save_pretrained(tmp_path)
+    with quiet():
+        theirs = peft.PeftModel.from_pretrained(make(), tmp_path).eval()
+        their_state = peft.get_peft_model_state_dict(theirs)
+    assert_same_tensors(get_peft_model_state_dict(model), _without_copies(their_state))
+    torch.testing.assert_close(run(theirs, inputs(make)), run(model, inputs(make)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pefts_in_ours(tmp_path, name):
+    make, fields = CASES[name]
+    with quiet():
+        theirs = peft.get_peft_model(make(), their_config(config(fields)))
+        add_noise(theirs)
+        theirs.eval().save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(make(), tmp_path)
+    with quiet():
+        their_state = peft.get_peft_model_state_dict(theirs)
+    assert_same_tensors(get_peft_model_state_dict(model), _without_copies(their_state))
+    torch.testing.assert_close(run(model, inputs(make)), run(theirs, inputs(make)), atol=1e-5, rtol=1e-4)
+
+
+def _without_copies(state):
+    """PEFT writes the biases of modules that are saved whole a second time, under its wrapper's own names."""
+    state = {k: t for k, t in state.items() if ".modules_to_save." not in k and ".original_module." not in k}
+    shared = "base_model.model.cls.predictions.bias"  # the decoder's, under the name of what holds it
+    return {k: t for k, t in state.items() if k != shared}
+
+
+def grown(path, size=40):
+    """A model from a directory whose vocabulary has grown since."""
+    base = transformers.LlamaForCausalLM.from_pretrained(path)
+    base.resize_token_embeddings(size)
+    return base.eval()
+
+
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("writer", [adapterkit, peft])
+def test_resized_embeddings_travel_with_the_adapter(tmp_path, writer, tie):
+    llama(tie_word_embeddings=tie).save_pretrained(tmp_path / "base")
+    torch.manual_seed(1)
+    with quiet():
+        base = grown(tmp_path / "base")
+        written = writer.get_peft_model(base, writer.LoraConfig(**FIELDS)).eval()
+        add_noise(written)
+        written.save_pretrained(tmp_path / "adapter")
+    state = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert state["base_model.model.model.embed_tokens.weight"].shape == (40, 16)
+    assert state["base_model.model.lm_head.weight"].shape == (40, 16)
+    for reader in (adapterkit, peft):
+        torch.manual_seed(2)  # other values for the new rows
+        with quiet():
+            read = reader.PeftModel.from_pretrained(grown(tmp_path / "base"), tmp_path / "adapter").eval()
+        torch.testing.assert_close(read(input_ids=IDS).logits, written(input_ids=IDS).logits)
+    with pytest.raises(CheckpointError, match="call resize_token_embeddings first"):
+        PeftModel.from_pretrained(
+            transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+        )
+
+
+def test_embeddings_stay_where_nothing_was_resized(tmp_path):
+    llama().save_pretrained(tmp_path / "base")
+    base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(**FIELDS)).save_pretrained(tmp_path / "adapter")
+    state = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all("lora_" in key for key in state)
+
+
+@pytest.mark.parametrize(("writer", "reader"), [(adapterkit, peft), (peft, adapterkit)])
+def test_several_adapters_are_folders(tmp_path, writer, reader):
+    with quiet():
+        written = writer.get_peft_model(llama(), writer.LoraConfig(**FIELDS))
+        written.add_adapter("other", writer.LoraConfig(**{**FIELDS, "r": 4, "target_modules": ["v_proj"]}))
+        written.set_requires_grad("other", True)
+        add_noise(written)
+        written.eval().save_pretrained(tmp_path)
+        read = reader.PeftModel.from_pretrained(llama(), tmp_path)
+        read.load_adapter(tmp_path / "other", "other")
+        found = [reader.PeftModel.from_pretrained(llama(), tmp_path, subfolder="other")(input_ids=IDS).logits]
+    for name in ("default", "other"):
+        written.set_adapter(name)
+        read.set_adapter(name)
+        torch.testing.assert_close(read.eval()(input_ids=IDS).logits, written.eval()(input_ids=IDS).logits)
+    torch.testing.assert_close(found[0], written(input_ids=IDS).logits)
+
+
+def test_the_config_says_what_really_matched(tmp_path):
+    given = LoraConfig(**{**FIELDS, "target_modules": r".*self_attn\.(q|v)_proj"})
+    get_peft_model(llama(), given).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["q_proj", "v_proj"]
+
+
+def test_the_file_is_the_same_on_every_run(tmp_path):
+    for folder in ("a", "b"):
+        model = get_peft_model(llama(), LoraConfig(**{**FIELDS, "target_modules": {"v_proj", "q_proj", "o_proj"}}))
+        model.save_pretrained(tmp_path / folder)
+    texts = [(tmp_path / folder / "adapter_config.json").read_bytes() for folder in ("a", "b")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("fields", [{}, {"use_rslora": True, "r": 4}], ids=str)
+def test_transformers_own_loader_reads_it(tmp_path, fields):
+    model = get_peft_model(llama(), config(fields))
+    add_noise(model)
+    model.eval().save_pretrained(tmp_path)
+    plain = llama()
+    with quiet():
+        plain.load_adapter(str(tmp_path))
+    torch.testing.assert_close(plain.eval()(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+def test_a_pickled_file_goes_both_ways(tmp_path):
+    model = get_peft_model(llama(), config({}))
+    add_noise(model)
+    model.eval().save_pretrained(tmp_path, safe_serialization=False)
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    with quiet():
+        theirs = peft.PeftModel.from_pretrained(llama(), tmp_path).eval()
+    again = PeftModel.from_pretrained(llama(), tmp_path)
+    for read in (theirs, again):
+        torch.testing.assert_close(read(input_ids=IDS).logits, model(input_ids=IDS).logits)
