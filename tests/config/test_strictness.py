@@ -35,7 +35,7 @@ from adapterkit.registry import methods
         ({"lora_dropout": float("nan")}, "finite|less than 1"),
         ({"bias": "foo"}, "'none', 'all' or 'lora_only'"),
         ({"bias": None}, "'none', 'all' or 'lora_only'"),
-        ({"init_lora_weights": "gausian"}, "'gaussian', 'olora', 'pissa' or 'orthogonal'"),
+        ({"init_lora_weights": "gausian"}, "Input should be 'gaussian', 'olora', 'pissa'"),
         ({"init_lora_weights": "true"}, "init_lora_weights"),
         ({"init_lora_weights": 5}, "init_lora_weights"),
         ({"init_lora_weights": None}, "init_lora_weights"),

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from adapterkit import LoraConfig, PeftModel, get_peft_model
 from adapterkit.errors import CapabilityError
@@ -15,11 +16,18 @@ from adapterkit.nn.view import LayerView
 from adapterkit.testing import AdapterContract
 from tests.models import batch, move, net
 
-LINEAR = {"linear": nn.Linear(8, 12), "linear_no_bias": nn.Linear(12, 8, bias=False)}
+LINEAR = {"linear": nn.Linear(8, 12)}
+EVERY_KIND = {
+    "linear_no_bias": nn.Linear(12, 8, bias=False),
+    "transposed": Conv1D(12, 8),
+    "embedding": nn.Embedding(10, 8, padding_idx=0),
+    "conv2d": nn.Conv2d(8, 12, (1, 3), padding="same", dilation=2),
+}
 
 
 class TestDora(AdapterContract):
     config = LoraConfig(r=2, use_dora=True)
+    layers = EVERY_KIND
 
 
 class TestRankStabilised(AdapterContract):
@@ -112,7 +120,7 @@ def test_orthogonal_factors_cancel_without_being_zero():
         (nn.Conv1d(4, 4, 3, groups=2), {"r": 3}, "r=3 is no multiple of the convolution's 2 groups"),
         (nn.Conv1d(4, 4, 3, groups=2), {"use_dora": True}, "use_dora is not possible on a grouped convolution"),
         (nn.Embedding(5, 4), {"lora_bias": True}, "lora_bias is not possible on an embedding"),
-        (nn.Embedding(5, 4), {"init_lora_weights": "pissa"}, "starts from a linear layer's weight"),
+        (nn.Embedding(5, 4), {"init_lora_weights": "pissa"}, "init_lora_weights='pissa' is"),
     ],
 )
 def test_what_is_not_possible_is_said(layer, fields, message):
