@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
+from adapterkit.nn.module import Module
 
 if TYPE_CHECKING:
     from adapterkit.nn.view import LayerView
 
 
-class Adapter(nn.Module):
+class Adapter(Module):
     """What layer and prompt adapters share: their tensors, as they stand in a file."""
 
     combination: ClassVar[str] = "linear"

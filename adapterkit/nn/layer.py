@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.block import call_block, in_call, rows_of
 from adapterkit.nn.merging import merged_parameters
+from adapterkit.nn.module import Module
 from adapterkit.nn.parameters import as_stored, changed_parameters, exchange
 from adapterkit.nn.plain import is_frozen, is_plain_linear
 from adapterkit.nn.selection import Routes, Selection
@@ -25,7 +27,7 @@ SLOTS = ("tokens", "adapters", "biases", "parameter_adapters")
 """What an adapter may have at a layer, innermost first."""
 
 
-class AdaptedLayer(nn.Module):
+class AdaptedLayer(Module):
     """A frozen ``base_layer`` and the adapters around it, by adapter name. A slot is made when it is first used."""
 
     tokens: nn.ModuleDict
@@ -40,22 +42,32 @@ class AdaptedLayer(nn.Module):
     parameter_adapters: nn.ModuleDict
     """Changes to parameters that no layer of their own applies."""
 
+    merged_adapters: tuple[str, ...] = ()
+    _frozen: Mapping[str, Any] = MappingProxyType({})  # the base layer's own parameters, kept while merged
+    _quantised: Sequence[nn.Module] = ()  # the base layer itself where it is quantised, kept while merged
+
     def __init__(self, base_layer: nn.Module, selection: Selection, view: LayerView | None = None) -> None:
         super().__init__()
-        self.base_layer = base_layer
-        self.training = base_layer.training
+        self._modules["base_layer"] = base_layer
+        if not base_layer.training:
+            self.training = False
         self.selection = selection
         self.view = LayerView(base_layer) if view is None else view
         self.view.inputs = selection.inputs
-        self.merged_adapters: tuple[str, ...] = ()
-        self._frozen: dict[str, Any] = {}  # the base layer's own parameters, kept while merged
-        self._quantised: list[nn.Module] = []  # the base layer itself where it is quantised, kept while merged
 
     @property
     def slots(self) -> tuple[nn.ModuleDict, ...]:
         """Those of `SLOTS` that are in use here; each by adapter name."""
         held: Any = self._modules
         return tuple(held[slot] for slot in SLOTS if slot in held)
+
+    def slot(self, name: str) -> nn.ModuleDict:
+        """One of `SLOTS`, made if need be."""
+        slot: Any = self._modules.get(name)
+        if slot is None:
+            self._modules[name] = slot = nn.ModuleDict()
+            slot.training = self.training
+        return slot  # type: ignore[no-any-return]
 
     def uses(self, slot: str) -> bool:
         """Whether any adapter has something in this one of `SLOTS`."""
@@ -76,10 +88,7 @@ class AdaptedLayer(nn.Module):
         except AttributeError:
             if name == "base_layer":
                 raise
-        if name in SLOTS:
-            self._modules[name] = slot = nn.ModuleDict().train(self.training)
-            return slot
-        return getattr(self.base_layer, name)
+        return self.slot(name) if name in SLOTS else getattr(self.base_layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         modules, selection = self._modules, self.selection
@@ -109,11 +118,11 @@ class AdaptedLayer(nn.Module):
 
     def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         kind = type(chain[0])
-        if not args and not kwargs and is_plain_linear(layer) and is_frozen(layer):
-            if len(chain) == 1 or all(type(adapter) is kind for adapter in chain):
-                y = kind.fused(chain, layer, x)
-                if y is not None:
-                    return y
+        alike = len(chain) == 1 or all(type(adapter) is kind for adapter in chain)
+        if alike and not args and not kwargs and is_plain_linear(layer) and is_frozen(layer):
+            y = kind.fused(chain, layer, x)
+            if y is not None:
+                return y
 
         def base(x: Any) -> Any:
             return layer(x, *args, **kwargs)
@@ -255,7 +264,7 @@ class AdaptedLayer(nn.Module):
 
     def forget_frozen(self) -> None:
         """Give up what was kept for `unmerge`."""
-        self._frozen, self._quantised = {}, []
+        self._frozen, self._quantised = {}, ()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
         """`.to()`, `.half()` and the like reach the parameters that are kept while merged, too."""

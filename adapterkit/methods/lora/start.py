@@ -15,15 +15,22 @@ from torch import Tensor, nn
 from adapterkit.errors import CapabilityError
 from adapterkit.methods.lora import init
 from adapterkit.methods.lora.config import LoraConfig
+from adapterkit.methods.lora.starts import LoftQConfig
 from adapterkit.nn import storage
 
 EIGENS, GRADIENT = "eigens", "loraga_gradient"
 """Attributes of a frozen layer under which what was learnt of the data waits for its adapter."""
 
 
-@torch.no_grad()
 def begin(adapter: Any, config: LoraConfig) -> None:
     """Fill the factors of a new adapter."""
+    scheme = config.init_lora_weights
+    if not (isinstance(scheme, bool) and adapter.factors()[0].is_meta):  # the usual case of loading
+        _fill(adapter, config)
+
+
+@torch.no_grad()
+def _fill(adapter: Any, config: LoraConfig) -> None:
     scheme, (a, b) = config.init_lora_weights, adapter.factors()
     if init.needs_weight(scheme):
         _from_weight(adapter, str(scheme))
@@ -61,8 +68,8 @@ def _loftq(adapter: Any, config: LoraConfig) -> None:
             "init_lora_weights='loftq' needs the weight before it is quantised; on a quantised base, make the adapter "
             "with init_lora_weights=true and call replace_lora_weights_loftq"
         )
-    weight, settings = adapter.layer.weight, config.loftq_config
-    if weight.is_meta or settings is None:
+    weight, settings = adapter.layer.weight, config.loftq_config or LoftQConfig()
+    if weight.is_meta:
         return
     rounded, a, b = init.loftq(weight.float(), adapter.r, bits=settings.loftq_bits, rounds=settings.loftq_iter)
     root = adapter.scaling**0.5
