@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NEXT := .venv-next/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-next/constraints.txt
 PLUGINS := $(wildcard plugins/*)
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
@@ -55,7 +56,7 @@ $(VENV)/lint: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 .venv-next/tests: pyproject.toml
 	$(PYTHON) -m venv .venv-next
-	.venv-next/bin/python -m pip install --quiet torch==2.13.0
-	.venv-next/bin/python -m pip install --quiet --pre 'hydra-core>=1.4.0rc3,<1.5' 'omegaconf>=2.4.1rc1,<2.5'
-	.venv-next/bin/python -m pip install --quiet --editable '.[test]' $(PLUGINS:%=--editable ./%) --editable tests/plugin
+	grep -vE '^(hydra-core|omegaconf|antlr4)' constraints.txt > .venv-next/constraints.txt
+	$(NEXT) --editable '.[test]' $(PLUGINS:%=--editable ./%) --editable tests/plugin \
+		'hydra-core>=1.4.0rc3,<1.5' 'omegaconf>=2.4.1rc1,<2.5'
 	touch $@
