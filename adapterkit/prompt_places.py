@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 
-from adapterkit.errors import StateError
+from adapterkit.errors import CapabilityError, StateError
+from adapterkit.prompt_sizes import layer_sizes
 from adapterkit.virtual_tokens import (
     Inputs,
     VirtualTokens,
@@ -66,12 +67,34 @@ def filled(cache: Cache, tokens: VirtualTokens, model: Any, sizes: Sizes) -> Cac
         tokens.values.shape[0], tokens.columns, sizes.layers, 2, sizes.heads, -1
     )
     held = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-    devices = _layer_devices(model)
-    for layer in range(len(held) or decoder_layers(model, sizes.layers)):
+    devices, unlike = _layer_devices(model), _unlike_layers(model)
+    shared = held.is_dummy if len(held) else [False] * decoder_layers(model, sizes.layers)
+    for layer in range(len(shared)):
+        if shared[layer]:  # it reads another layer's keys and values
+            continue
         block = blocks[:, :, sizes.stride * layer % sizes.layers].to(devices.get(layer, blocks.device))
+        if unlike:
+            block = _narrowed(block, *unlike[layer])
         key, value = block.permute(2, 0, 3, 1, 4)  # each (rows, heads, tokens, head_dim)
         held.update(key, value, layer)
     return cache
+
+
+def _unlike_layers(model: Any) -> list[tuple[int, int]]:
+    """The number and the width of every layer's heads, if they differ from layer to layer; else nothing."""
+    text = model.config.get_text_config(decoder=True)
+    sizes = [size for size in layer_sizes(text) if None not in size] if not is_encoder_decoder(model) else []
+    return sizes if len(set(sizes)) > 1 else []  # type: ignore[return-value]
+
+
+def _narrowed(block: Tensor, heads: int, width: int) -> Tensor:
+    """The first heads of a layer's keys and values, and their first entries: ``(rows, tokens, 2, heads, width)``."""
+    if block.shape[3] < heads or block.shape[4] < width:
+        raise CapabilityError(
+            f"the prompt has {block.shape[3]} heads of width {block.shape[4]}, and a layer {heads} of {width}: "
+            "leave num_attention_heads and token_dim to the model"
+        )
+    return block[:, :, :, :heads, :width]
 
 
 def _dtype(model: Any, device: torch.device) -> torch.dtype:

@@ -45,10 +45,16 @@ def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) ->
 
 
 def _cache_sizes(config: PromptConfig, text: Any, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The number of key-value heads and their joint width, unless the config states them."""
+    """The number of key-value heads and their joint width, unless the config states them: of the widest layer."""
     if config.token_dim and config.num_attention_heads:
         return {}
-    heads = getattr(text, "num_key_value_heads", None) or sizes["num_attention_heads"]
-    width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None)
-    width = width or sizes["token_dim"] // sizes["num_attention_heads"]
+    share = sizes["token_dim"] // sizes["num_attention_heads"]
+    heads, width = max(layer_sizes(text) or [(None, None)], key=lambda size: size[1] or 0)
+    heads, width = heads or sizes["num_attention_heads"], width or getattr(text, "d_kv", None) or share
     return {"num_attention_heads": heads, "token_dim": heads * width}
+
+
+def layer_sizes(text: Any) -> list[tuple[int | None, int | None]]:
+    """The number and the width of every layer's key-value heads, as far as a model's configuration says them."""
+    layers = getattr(text, "per_layer_config", None) or [text]
+    return [(getattr(layer, "num_key_value_heads", None), getattr(layer, "head_dim", None)) for layer in layers]

@@ -16,6 +16,7 @@ from tests.parity.prompts import (
     bart,
     batch,
     gemma2,
+    gemma4,
     gpt2,
     llama,
     mistral,
@@ -25,9 +26,9 @@ from tests.parity.prompts import (
 )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "CAUSAL_LM-gemma4"])
 def test_forward_and_files_are_those_of_peft(case: str, tmp_path: Path) -> None:
-    task_type, make, extra = CASES[case]
+    task_type, make, extra = CASES.get(case, ("CAUSAL_LM", gemma4, {"labels": batch()["input_ids"]}))
     config = {"task_type": task_type, "num_virtual_tokens": 3}
     ours, theirs = pair(config, PrefixTuningConfig, peft.PrefixTuningConfig, make, tmp_path)
     inputs = {**batch(), **extra}
@@ -95,7 +96,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("make", [gpt2, llama, mistral, gemma2, t5, bart])
+@pytest.mark.parametrize("make", [gpt2, llama, mistral, gemma2, gemma4, t5, bart])
 def test_generation_is_that_of_peft(make: object, tmp_path: Path) -> None:
     task_type = "SEQ_2_SEQ_LM" if make in (t5, bart) else "CAUSAL_LM"
     config = {"task_type": task_type, "num_virtual_tokens": 3}

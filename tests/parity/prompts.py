@@ -65,6 +65,16 @@ def gemma2() -> nn.Module:
     return lively(hf.Gemma2ForCausalLM, config)
 
 
+def gemma4() -> nn.Module:
+    """Heads of two widths, and upper layers that read the keys and values of lower ones."""
+    kinds = ["sliding_attention", "full_attention"]
+    sizes = {**_LLAMA, "num_hidden_layers": 6, "layer_types": kinds * 3, "num_kv_shared_layers": 2, "sliding_window": 8}
+    inputs = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+    return lively(
+        hf.Gemma4ForCausalLM, hf.Gemma4TextConfig(**_COMMON, **sizes, **inputs, head_dim=4, global_head_dim=8)
+    )
+
+
 def t5() -> nn.Module:
     config = hf.T5Config(
         vocab_size=VOCABULARY,
