@@ -21,6 +21,7 @@ from adapterkit.optimizers import optimizer_for
 from adapterkit.registry import resolve
 from adapterkit.train import fingerprints, layout, plots, resume, screen
 from adapterkit.train.arguments import more_is_better, training_arguments
+from adapterkit.train.beginning import start_from_data
 from adapterkit.train.data import Data, load_data
 from adapterkit.train.directory import MetricsFile, PlainLines, RunDirectory, logger, logging_to
 from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
@@ -122,6 +123,9 @@ def _fit(config: RunConfig, prepared: Prepared, record: RunDirectory, checkpoint
     with record.timed("features"):
         train, validation = pipeline.features(data.train), pipeline.features(data.validation)
         test = None if data.test is None else pipeline.features(data.test)
+    with record.timed("start"):
+        if start_from_data(config, model, pipeline, train):
+            _note_trained(record, model)
     trainer = make_trainer(config, prepared, train, validation, record=record, checkpoint=checkpoint)
     with record.timed("baseline"):
         baseline = pipeline.baseline(train, validation) or scores(trainer, validation)

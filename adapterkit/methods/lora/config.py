@@ -78,7 +78,9 @@ class LoraConfig(IndexedLayerConfig):
     @classmethod
     def _default_settings(cls, data: Any) -> Any:
         field = _SETTINGS.get(str(data.get("init_lora_weights"))) if isinstance(data, dict) else None
-        return {**data, field: {}} if field is not None and not data.get(field) else data
+        if field is None or data.get(field):
+            return data
+        return {**data, field: LoftQConfig() if field == "loftq_config" else {}}
 
     @model_validator(mode="after")
     def _settings_are_used(self) -> Self:

@@ -21,13 +21,18 @@ _LONGEST = 10_000  # batches until directions that do not settle are given up
 
 
 def positions_with_labels(batch: Any, config: LoraConfig) -> Tensor:
-    """Which tokens of a batch count, ``(tokens, 2)``: those that are no padding and, if so set, have a label."""
+    """Where the tokens of a batch are that count, ``(tokens, 2)``."""
+    positions: Tensor = _counted(batch, config).nonzero()
+    return positions
+
+
+def _counted(batch: Any, config: LoraConfig) -> Any:
+    """Which tokens of a batch count, ``(rows, columns)``: those that are no padding and, if so set, have a label."""
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
     settings = config.eva_config
     if settings and settings.use_label_mask and batch.get("labels") is not None and batch["labels"].shape == mask.shape:
         mask = mask & (batch["labels"] != settings.label_mask_value)
-    positions: Tensor = mask.nonzero()
-    return positions
+    return mask
 
 
 def rows_at(x: Any, positions: Any, name: str) -> Tensor:
@@ -256,5 +261,12 @@ def _start_with(layer: Any, name: str, config: LoraConfig, first: Tensor, alpha:
 
 
 def start_from_data(model: Any, adapter_name: str, batches: Iterable[Any], *, loss: Callable[..., Tensor]) -> None:
-    """EVA as a run starts it."""
-    initialize_lora_eva_weights(model, batches, forward_fn=loss, adapter_name=adapter_name)
+    """EVA as a run starts it. Layers whose inputs are not the batch's tokens, as a decoder's are not, show all rows."""
+
+    def tokens(batch: Any, config: LoraConfig) -> Any:
+        return _counted(batch, config) if "input_ids" in batch else None
+
+    def rows(x: Tensor, mask: Tensor | None, name: str) -> Tensor:
+        return x[mask] if mask is not None and mask.shape == x.shape[:-1] else rows_at(x, None, name)
+
+    initialize_lora_eva_weights(model, batches, None, loss, tokens, rows, adapter_name)

@@ -1,0 +1,186 @@
+"""Starts from data and from what quantisation loses: laws, files, runs and refusals."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from adapterkit import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    initialize_lora_eva_weights,
+    preprocess_corda,
+    replace_lora_weights_loftq,
+)
+from adapterkit.errors import CapabilityError, ConfigError, StateError
+from adapterkit.nn import storage
+from adapterkit.registry import resolve
+
+SIZES = {"r": 4, "lora_alpha": 6, "target_modules": ["first", "second"]}
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 32)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [{"x": torch.randn(4, 20, 64, generator=generator)} for _ in range(3)]
+
+
+def loss(model, batch):
+    return model(**batch).square().mean()
+
+
+def started(scheme, **fields):
+    """An adapter that starts as a run starts it."""
+    config = LoraConfig(**SIZES, init_lora_weights=scheme, **fields)
+    model = get_peft_model(Two(), config)
+    resolve(config.data_init)(model, "default", batches(), loss=loss)
+    return model.eval()
+
+
+@pytest.mark.parametrize("scheme", ["eva", "corda", "lora_ga"])
+class TestFromData:
+    def test_starts_as_the_base_with_gradients_for_all(self, scheme):
+        model, x = started(scheme), batches()[0]["x"]
+        torch.testing.assert_close(model(x), Two()(x), atol=1e-5, rtol=1e-4)
+        model(x).square().sum().backward()
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert trained
+        assert all(".lora_" in name for name in trained)
+        assert all(parameter.grad is not None for parameter in trained.values())
+
+    def test_is_repeatable(self, scheme):
+        first, second = (dict(started(scheme).named_parameters()) for _ in range(2))
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+    @pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
+    def test_files_hold_what_it_started_with(self, scheme, low_cpu_mem_usage, tmp_path):
+        model, x = started(scheme), batches()[0]["x"]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.1 * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path)
+        again = PeftModel.from_pretrained(Two(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
+        assert torch.equal(again(x), model(x))
+        merged = copy.deepcopy(model).merge_and_unload()
+        torch.testing.assert_close(merged(x), model(x), atol=1e-4, rtol=1e-4)
+
+    def test_says_so_where_it_has_seen_no_data(self, scheme):
+        model = get_peft_model(Two(), LoraConfig(**SIZES, init_lora_weights=scheme))
+        with pytest.raises(StateError, match=f"'{scheme}' starts from data"):
+            model(batches()[0]["x"])
+        with pytest.raises(StateError, match="starts from data"):
+            model.merge_adapter()
+
+    def test_is_for_linear_layers(self, scheme):
+        config = LoraConfig(r=2, target_modules=["0"], init_lora_weights=scheme)
+        with pytest.raises(CapabilityError, match="linear"):
+            get_peft_model(nn.Sequential(nn.Embedding(8, 8)), config)
+
+
+def test_eva_gives_ranks_away():
+    def poor(model, batch):  # the second layer's input hardly varies, the first one's does
+        x = batch["x"] * 1.0
+        return model.get_base_model().second(0 * torch.tanh(model.get_base_model().first(x)) + x[..., :1].expand_as(x))
+
+    config = LoraConfig(r=2, lora_alpha=6, target_modules=["first", "second"], init_lora_weights="eva")
+    model = get_peft_model(Two(), config)
+    initialize_lora_eva_weights(model, batches(), forward_fn=poor, prepare_model_inputs_fn=None)
+    honoured = model.peft_config["default"]
+    ranks = {name: layer.adapters["default"].r for name, layer in model.base_model.layers.items()}
+    assert sum(ranks.values()) == 4
+    assert ranks["second"] < ranks["first"] if "second" in ranks else honoured.target_modules == ["first"]
+    assert honoured.at("first").lora_alpha == 3 * ranks["first"]
+
+
+def test_corda_starts_from_the_directions_that_the_data_use():
+    model = Two()
+    basis = torch.linalg.qr(torch.randn(64, 64)).Q[:, :2]
+    rows = torch.randn(500, 2) @ basis.T
+    config = LoraConfig(r=2, target_modules=["first"], init_lora_weights="corda")
+    preprocess_corda(model, config, lambda: model(rows))
+    adapter = get_peft_model(model, config).base_model.layers["first"].adapters["default"]
+    taken = adapter.scaling * rows @ adapter.start_A.T @ adapter.start_B.T
+    torch.testing.assert_close(taken, rows @ model.first.weight.T, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_loftq_is_the_quantised_base_and_nearer_to_it_than_that(bits):
+    base = Two()
+    settings = {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": bits, "loftq_iter": 3}}
+    model = get_peft_model(base, LoraConfig(**SIZES, **settings)).eval()
+    x = batches()[0]["x"]
+    expected = model(x)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(x), Two()(x))
+    weight = Two().first.weight
+    model.merge_adapter()
+    torch.testing.assert_close(model(x), expected)
+    merged, rounded = model.get_base_model().first.base_layer.weight, storage.rounded(weight.detach(), bits)
+    assert 0 < (merged - weight).norm() < 0.95 * (rounded - weight).norm()
+
+
+def quantised(model):
+    from bitsandbytes.nn import Linear4bit
+
+    for name in ("first", "second"):
+        old = getattr(model, name)
+        new = Linear4bit(old.in_features, old.out_features, compute_dtype=torch.float32, quant_type="nf4")
+        new.load_state_dict(old.state_dict())
+        setattr(model, name, new.to("cpu"))
+    return model
+
+
+def test_loftq_on_a_quantised_base(tmp_path):
+    save_file(dict(Two().state_dict()), tmp_path / "model.safetensors")
+    model = get_peft_model(quantised(Two()), LoraConfig(**SIZES))
+    layer, exact = model.base_model.layers["first"], Two().first.weight
+    lost = (layer.view.weight - exact).norm()
+    seen = []
+    replace_lora_weights_loftq(model, tmp_path, callback=lambda model, name: seen.append(name) or name == "first")
+    assert seen == ["first", "second"]
+    assert (layer.adapters["default"].adapt_weight(layer.view.weight) - exact).norm() < 0.95 * lost
+    assert not model.base_model.layers["second"].adapters["default"].lora_B.weight.any()  # taken back
+    with pytest.raises(CapabilityError, match="before it is quantised"):
+        get_peft_model(quantised(Two()), LoraConfig(**SIZES, init_lora_weights="loftq"))
+    with pytest.raises(CapabilityError, match="nothing to make up for"):
+        replace_lora_weights_loftq(get_peft_model(Two(), LoraConfig(**SIZES)), tmp_path)
+
+
+@pytest.mark.parametrize("field", ["eva_config", "corda_config", "lora_ga_config", "loftq_config"])
+def test_settings_of_another_start_are_refused(field):
+    value = {"loftq_config": {"loftq_bits": 8}}.get(field, {})
+    with pytest.raises(ValueError, match=f"{field} is for init_lora_weights"):
+        LoraConfig(init_lora_weights="gaussian", **{field: value})
+
+
+def test_settings_have_defaults_and_files():
+    config = LoraConfig(init_lora_weights="eva")
+    assert config.eva_config is not None
+    assert config.eva_config.rho == 2.0
+    assert PeftConfig.from_dict(config.to_dict()) == config
+    assert LoraConfig(loftq_config={}).loftq_config is None
+    assert LoraConfig(init_lora_weights="loftq").loftq_config.loftq_bits == 4
+
+
+def test_eva_needs_something_to_look_at():
+    model = get_peft_model(Two(), LoraConfig(**SIZES, init_lora_weights="eva"))
+    with pytest.raises(ConfigError, match="dataloader or eva_state_dict"):
+        initialize_lora_eva_weights(model)
+    with pytest.raises(ConfigError, match="not 'eva'"):
+        initialize_lora_eva_weights(get_peft_model(Two(), LoraConfig(**SIZES)), batches())
