@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,3 +24,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if names:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
         terminalreporter.write_line(f"contract: {len(names)} laws run, {counts}")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, Any]:
+    """A directory with a saved adapter, and the model it was saved from."""
+    from tests.models import moved
+
+    model = moved()
+    model.save_pretrained(tmp_path)
+    return tmp_path, model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,27 +18,10 @@ from adapterkit import (
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
-from adapterkit.errors import CheckpointError, ConfigError, StateError
-from tests.models import batch, move, net
+from adapterkit.errors import CheckpointError
+from tests.models import batch, lora, moved, net
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-def lora(**fields) -> LoraConfig:
-    return LoraConfig(**{"r": 2, "target_modules": ["query", "value"], **fields})
-
-
-def moved(**fields) -> PeftModel:
-    model = get_peft_model(net(), lora(**fields))
-    move(model)
-    return model.eval()
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> tuple[Path, PeftModel]:
-    model = moved()
-    model.save_pretrained(tmp_path)
-    return tmp_path, model
 
 
 def edit(directory: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
@@ -48,6 +29,14 @@ def edit(directory: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
     tensors = load_file(directory / WEIGHTS)
     change(tensors)
     save_file(tensors, directory / WEIGHTS)
+
+
+FIRST = "base_model.model.layers.0.query.lora_A.weight"
+
+
+def swap(tensors: dict[str, Tensor]) -> None:
+    other = FIRST.replace("lora_A", "lora_B")
+    tensors[FIRST], tensors[other] = tensors[other], tensors[FIRST]
 
 
 def test_keys_are_peft_s():
@@ -67,23 +56,6 @@ def test_tensors_are_the_model_s_own_memory():
     own = {p.data_ptr() for p in model.parameters()}
     state = get_peft_model_state_dict(model)
     assert all(t.data_ptr() in own and not t.requires_grad for t in state.values())
-
-
-@pytest.mark.parametrize("safe", [True, False])
-def test_a_saved_adapter_is_the_same_again(tmp_path, safe):
-    model = moved(modules_to_save=["classifier"], bias="all")
-    model.save_pretrained(tmp_path, safe_serialization=safe)
-    loaded = PeftModel.from_pretrained(net(), tmp_path)
-    assert torch.equal(loaded(batch()), model(batch()))
-    assert not loaded.training
-    assert loaded.get_nb_trainable_parameters()[0] == 0
-
-
-def test_saving_again_in_another_form_leaves_one(tmp_path):
-    moved().save_pretrained(tmp_path)
-    model = get_peft_model(net(), lora())
-    model.save_pretrained(tmp_path, safe_serialization=False)
-    assert torch.equal(PeftModel.from_pretrained(net(), tmp_path)(batch()), model(batch()))
 
 
 @pytest.mark.parametrize("prefix", ["base_model.model.", ""])
@@ -111,14 +83,6 @@ def test_what_peft_s_wrapper_repeats_is_left_out():
     extra = {"base_model.model.classifier.original_module.weight": torch.zeros(3, 8)}
     result = set_peft_model_state_dict(model, {**state, **extra})
     assert result == ([], [])
-
-
-FIRST = "base_model.model.layers.0.query.lora_A.weight"
-
-
-def swap(tensors: dict[str, Tensor]) -> None:
-    other = FIRST.replace("lora_A", "lora_B")
-    tensors[FIRST], tensors[other] = tensors[other], tensors[FIRST]
 
 
 @pytest.mark.parametrize(
@@ -185,129 +149,3 @@ def test_shapes_that_differ_can_be_left(saved):
     fresh = get_peft_model(net(), lora())
     result = set_peft_model_state_dict(fresh, load_file(directory / WEIGHTS), ignore_mismatched_sizes=True)
     assert [key.rpartition("query.")[2] for key in result.missing_keys] == ["lora_A.weight", "lora_B.weight"]
-
-
-class Evil:
-    def __reduce__(self):
-        return (print, ("this must not run",))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:100]), "cannot be read"),
-        (lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:-10]), "cannot be read"),
-        (lambda d: (d / WEIGHTS).write_bytes(b""), "cannot be read"),
-        (lambda d: (d / WEIGHTS).write_bytes(pickle.dumps({"a": 1})), "cannot be read"),
-        (lambda d: (d / WEIGHTS).unlink(), f"has neither {WEIGHTS} nor adapter_model.bin"),
-    ],
-    ids=["header cut", "end cut", "empty", "pickle", "absent"],
-)
-def test_weights_that_cannot_be_read(saved, spoil, message):
-    directory, _ = saved
-    spoil(directory)
-    with pytest.raises(CheckpointError, match=message):
-        PeftModel.from_pretrained(net(), directory)
-
-
-CONTENTS = {"object": {"a": Evil()}, "number": {"a": 1}, "list": [torch.zeros(1)], "nothing": None}
-
-
-@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-def test_a_pickle_of_anything_but_tensors_is_refused(saved, content, capsys):
-    directory, _ = saved
-    (directory / WEIGHTS).unlink()
-    torch.save(content, directory / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match=r"not a file of tensors|cannot be read"):
-        PeftModel.from_pretrained(net(), directory)
-    assert "must not run" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (lambda c: c.update(rnak=4), ConfigError, "LoraConfig does not know rnak=4"),
-        (lambda c: c.update(r="4"), ConfigError, r"adapter_config.json: r: .* \(got '4'\)"),
-        (lambda c: c.update(peft_type="LORRA"), ConfigError, "no method named 'lorra'; did you mean 'lora'"),
-        (lambda c: c.pop("peft_type"), ConfigError, "peft_type is missing"),
-        (lambda c: c.update(target_modules=["nope"]), ConfigError, "'nope' matches no module"),
-        (lambda c: c.update(r=3), CheckpointError, r"expected \(3, 8\)"),
-        (lambda c: c.update(task_type="FOO"), ConfigError, "no task type 'FOO'"),
-    ],
-)
-def test_configs_that_do_not_fit(saved, change, error, message):
-    directory, _ = saved
-    content = json.loads((directory / CONFIG).read_text())
-    change(content)
-    (directory / CONFIG).write_text(json.dumps(content))
-    with pytest.raises(error, match=message):
-        PeftModel.from_pretrained(net(), directory)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("{", "cannot be read"), ("[]", "expected an object, found list"), (None, "has no adapter_config.json")],
-)
-def test_configs_that_cannot_be_read(saved, content, message):
-    directory, _ = saved
-    (directory / CONFIG).unlink()
-    if content is not None:
-        (directory / CONFIG).write_text(content)
-    with pytest.raises(CheckpointError, match=message):
-        PeftModel.from_pretrained(net(), directory)
-
-
-def test_keys_without_a_value_and_named_keys_are_ignored(saved):
-    directory, model = saved
-    content = {**json.loads((directory / CONFIG).read_text()), "new_feature": None, "old_list": [], "strange": 3}
-    (directory / CONFIG).write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=r"strange=3(.|\n)*allow_unknown"):
-        PeftModel.from_pretrained(net(), directory)
-    loaded = PeftModel.from_pretrained(net(), directory, allow_unknown=["strange"])
-    assert torch.equal(loaded(batch()), model(batch()))
-
-
-def test_an_interrupted_save_leaves_the_last_one(saved, monkeypatch):
-    directory, model = saved
-    before = {path.name: path.read_bytes() for path in directory.iterdir()}
-
-    def fail(*args, **kwargs):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("adapterkit.saving.save_file", fail)
-    with pytest.raises(CheckpointError, match="no space left on device"):
-        moved(r=4).save_pretrained(directory)
-    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
-    assert torch.equal(PeftModel.from_pretrained(net(), directory)(batch()), model(batch()))
-
-
-def test_several_adapters_have_folders(tmp_path):
-    model = moved()
-    model.add_adapter("other", lora(r=3))
-    model.save_pretrained(tmp_path)
-    assert (tmp_path / CONFIG).is_file()
-    assert json.loads((tmp_path / "other" / CONFIG).read_text())["r"] == 3
-    with pytest.raises(StateError, match="no adapter named 'othr'; did you mean 'other'"):
-        model.save_pretrained(tmp_path, selected_adapters=["othr"])
-
-
-def test_another_process_s_values_are_saved(tmp_path):
-    """As FSDP and DeepSpeed gather a state dict."""
-    model, other = get_peft_model(net(), lora()), moved()
-    model.save_pretrained(tmp_path, state_dict=other.state_dict())
-    assert torch.equal(PeftModel.from_pretrained(net(), tmp_path)(batch()), other(batch()))
-
-
-def test_other_processes_write_nothing(tmp_path):
-    moved().save_pretrained(tmp_path / "new", is_main_process=False)
-    assert not (tmp_path / "new").exists()
-
-
-def test_values_of_any_kind_survive(tmp_path):
-    model = moved()
-    with torch.no_grad():
-        weight = model.base_model.layers["layers.0.query"].adapters["default"].lora_A.weight
-        weight.flatten()[:4] = torch.tensor([torch.nan, torch.inf, -0.0, 1e-45])
-    model.save_pretrained(tmp_path)
-    loaded = get_peft_model_state_dict(PeftModel.from_pretrained(net(), tmp_path))[FIRST]
-    assert torch.equal(loaded.view(torch.int32), weight.detach().view(torch.int32))

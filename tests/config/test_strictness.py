@@ -90,7 +90,7 @@ def test_refused_on_assignment(field, value):
         ({"lora_alpha": 1.5}, "lora_alpha", 1.5),
         ({"task_type": "seq_cls"}, "task_type", "seq_cls"),
     ],
-    ids=str,
+    ids=lambda value: repr(sorted(value)) if isinstance(value, dict) else repr(value),
 )
 def test_taken_as_meant(fields, field, expected):
     value = getattr(LoraConfig(**fields), field)

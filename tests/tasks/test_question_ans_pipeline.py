@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_windows_overlap_and_cover_the_context() -> None:
     assert len(spans) > 1
     assert spans[0][0][0] == 0
     assert spans[-1][-1][1] == len(CONTEXT)
-    assert all(left[-1][1] > right[0][0] for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left[-1][1] > right[0][0] for left, right in pairwise(spans))
     pointing = [start != 0 for start in encoded.rows["start_positions"]]
     assert pointing[-1]
     assert not pointing[0]  # the answer is at the end

@@ -55,7 +55,8 @@ def test_batches() -> None:
 
 
 def test_pairs_are_one_input() -> None:
-    data = data_of([{"text": "the plot", "text_pair": "was good", "label": "0"}, {"text": "a", "text_pair": "", "label": "1"}])
+    pair, other = {"text": "the plot", "text_pair": "was good"}, {"text": "a", "text_pair": ""}
+    data = data_of([{**pair, "label": "0"}, {**other, "label": "1"}])
     pipeline = pipeline_of("seq_cls", data)
     ids = pipeline.features(data.train)[0]["input_ids"]
     assert pipeline.tokenizer.decode(ids) == "<s> the plot</s> was good</s>"

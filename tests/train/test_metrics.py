@@ -43,8 +43,8 @@ def test_spans(tags: str, expected: set[metrics.Span]) -> None:
 
 
 def test_entities_count_whole_ones_only() -> None:
-    expected = ["B-PER I-PER O B-LOC".split(), "B-ORG O".split()]
-    predicted = ["B-PER O O B-LOC".split(), "B-ORG B-PER".split()]
+    expected = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"]]
+    predicted = [["B-PER", "O", "O", "B-LOC"], ["B-ORG", "B-PER"]]
     found = metrics.entities(predicted, expected)  # found LOC, ORG of PER(0-2), LOC, ORG; guessed 4
     assert found == pytest.approx({"precision": 0.5, "recall": 2 / 3, "f1": 4 / 7, "accuracy": 4 / 6})
 

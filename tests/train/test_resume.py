@@ -78,9 +78,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, directory: Path, *, step: int, 
             raise KeyboardInterrupt
         return plain(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(AdapterTrainer, "training_step", dying)
-        run(short_run(**{**CHANGES, **changes}), directory, quiet=True)
+        with pytest.raises(KeyboardInterrupt):
+            run(short_run(**{**CHANGES, **changes}), directory, quiet=True)
 
 
 def test_killed_in_mid_epoch(whole: Path, tmp_path: Path) -> None:

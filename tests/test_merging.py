@@ -1,0 +1,98 @@
+"""Folding adapters into the base of a whole model, and taking them out again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adapterkit import LoraConfig
+from adapterkit.errors import StateError
+from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.tuner import Tuner
+from tests.models import batch, lora, move, net, tuned, values
+
+
+@pytest.mark.parametrize(
+    ("mode", "biases"),
+    [
+        ("none", []),
+        ("lora_only", ["layers.0.query", "layers.1.query"]),
+        ("all", [f"layers.{i}.{n}" for i in (0, 1) for n in ("query", "norm")] + ["classifier"]),
+    ],
+)
+def test_bias_modes(mode, biases):
+    tuner = tuned("a", bias=mode)
+    assert [name for name, layer in tuner.layers.items() if "a" in layer.biases] == sorted(
+        biases, key=list(tuner.layers).index
+    )
+    x, model = batch(), tuner.model
+    changed, base = model(x), net()(x)
+    tuner.merge()
+    torch.testing.assert_close(model(x), changed, atol=1e-5, rtol=1e-4)
+    tuner.unmerge()
+    tuner.delete("a")
+    assert torch.equal(model(x), base)
+
+
+def test_merging_twice_deleting_or_switching_while_merged_are_refused():
+    tuner = tuned("a", "b")
+    tuner.merge(("a",))
+    for call in (tuner.merge, lambda: tuner.delete("a"), lambda: tuner.activate(("b",))):
+        with pytest.raises(StateError, match="merged"):
+            call()
+    tuner.unmerge()
+    tuner.delete("a")
+
+
+def test_merging_is_all_layers_or_none():
+    tuner = tuned("a")
+    before = values(tuner.model)
+    with torch.no_grad():
+        tuner.layers["layers.1.value"].adapters["a"].lora_B.weight.fill_(torch.nan)
+    expected = values(tuner.model)
+    with pytest.raises(StateError, match="not finite"):
+        tuner.merge(safe=True)
+    after = values(tuner.model)
+    assert all(torch.equal(after[k], t) or t.isnan().any() for k, t in expected.items())
+    assert not tuner.merged_adapters
+    assert after.keys() == before.keys()
+
+
+def test_merging_several_equals_their_sum():
+    tuner, x = tuned("a", "b"), batch()
+    tuner.activate(("a", "b"))
+    expected = tuner(x)
+    tuner.merge()
+    assert tuner.merged_adapters == ("a", "b")
+    torch.testing.assert_close(tuner(x), expected, atol=1e-5, rtol=1e-4)
+    tuner.unmerge()
+    assert torch.equal(tuner(x), expected)
+
+
+@pytest.mark.parametrize("merged_before", [False, True])
+def test_unloading_with_and_without_the_change(merged_before):
+    for merge in (False, True):
+        tuner, x = tuned("a", modules_to_save=["classifier"]), batch()
+        expected = tuner(x) if merge else net()(x)
+        if merged_before:
+            tuner.merge()
+        plain = tuner.unload(merge=merge)
+        assert not [m for m in plain.modules() if isinstance(m, AdaptedLayer | CopiedLayer)]
+        torch.testing.assert_close(plain(x), expected, atol=1e-5, rtol=1e-4)
+        tuner.add("again", lora())
+        tuner.activate(("again",))
+        torch.testing.assert_close(tuner(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_merging_keeps_a_tied_weight_elsewhere():
+    model = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Linear(4, 4)})
+    model["two"].weight = model["one"].weight
+    before = model["two"].weight.clone()
+    tuner = Tuner(model)
+    tuner.add("a", LoraConfig(r=2, target_modules=["one"]))
+    move(tuner)
+    tuner.merge(("a",))
+    assert torch.equal(model["two"].weight, before)
+    assert not torch.equal(model["one"].weight, before)

@@ -1,0 +1,183 @@
+"""A run from its configuration to its directory, for every task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.config.run import ModelConfig
+from adapterkit.errors import CheckFailedError, ConfigError, DataError, TrainingError
+from adapterkit.model import PeftModel
+from adapterkit.registry import tasks
+from adapterkit.train import layout
+from adapterkit.train.models import load_base, load_tokenizer
+from adapterkit.train.reload import load_config, load_run
+from adapterkit.train.run import run
+from adapterkit.train.trainer import AdapterTrainer
+from tests.training import short_run, trained
+
+TASKS = ["seq_cls", "token_cls", "causal_lm", "seq_2_seq_lm", "question_ans", "feature_extraction"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("outputs") / "run"
+    run(short_run(), directory, quiet=True)
+    return directory
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_writes_its_directory(tmp_path: Path, task: str) -> None:
+    summary = run(short_run(task), tmp_path, quiet=True)
+    metric = tasks[task].default_metric
+    assert summary["status"] == "ok"
+    assert summary["metric"] == metric
+    assert summary["greater_is_better"] == tasks[task].greater_is_better
+    assert {metric, f"test_{metric}", "loss"} <= summary["metrics"].keys()
+    assert metric in summary["baseline"]
+    assert 0 < summary["trainable_parameters"] < summary["all_parameters"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "config.yaml", "manifest.json", "metrics.jsonl", "summary.json", "run.log", "adapter", "checkpoints", "plots",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"loss.png", f"{metric}.png"}
+    written = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert written == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert summary["adapter_bytes"] == (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+
+
+def test_checkpoints_hold_the_adapter_alone(finished: Path) -> None:
+    folders = sorted((finished / layout.CHECKPOINTS).iterdir())
+    assert [path.name for path in folders] == ["checkpoint-4", "checkpoint-8"]
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {
+            "adapter_config.json", "adapter_model.safetensors", "README.md", "trainable.safetensors", "optimizer.pt",
+            "scheduler.pt", "rng_state.pth", "trainer_state.json", "complete",
+        }  # fmt: skip
+
+
+def test_manifest_and_summary(finished: Path) -> None:
+    manifest = layout.read_manifest(finished)
+    assert manifest["status"] == "ok"
+    assert manifest["started"] < manifest["ended"]
+    assert manifest["packages"].keys() >= {"adapterkit", "torch", "transformers"}
+    assert manifest["plugins"]["method"].startswith("lora (adapterkit ")
+    assert manifest["data"]["examples"] == {"train": 64, "validation": 16, "test": 16}
+    assert manifest["base"]["name"] == "builtin:bert"
+    assert manifest["timings"].keys() >= {"data", "model", "training", "evaluation"}
+    assert manifest["peak_memory"]["process"] > 1e8
+    steps = [entry["step"] for entry in layout.read_metrics(finished) if "loss" in entry]
+    assert steps == [2, 4, 6, 8]
+
+
+def test_the_same_run_twice(finished: Path, tmp_path: Path) -> None:
+    run(load_config(finished), tmp_path, quiet=True)
+    ours, theirs = trained(finished), trained(tmp_path)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    before, after = (json.loads((path / layout.SUMMARY).read_text()) for path in (finished, tmp_path))
+    assert before["metrics"] == after["metrics"]
+    marks = [layout.read_manifest(path) for path in (finished, tmp_path)]
+    assert marks[0]["base"] == marks[1]["base"]
+    assert marks[0]["data"] == marks[1]["data"]
+
+
+def test_the_seed_decides(finished: Path, tmp_path: Path) -> None:
+    run(short_run(seed=1), tmp_path, quiet=True)
+    name = next(name for name in trained(finished) if "lora_A" in name)
+    assert not torch.equal(trained(finished)[name], trained(tmp_path)[name])
+    assert layout.read_manifest(tmp_path)["base"] == layout.read_manifest(finished)["base"]
+
+
+def test_loaded_run_is_the_trained_model(finished: Path) -> None:
+    loaded = load_run(finished)
+    assert loaded.model.config.id2label == {0: "negative", 1: "positive"}
+    ours, theirs = get_peft_model_state_dict(loaded.model), trained(finished)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    inputs = loaded.tokenizer(["the plot was good"], return_tensors="pt")
+    with torch.no_grad():
+        assert loaded.model(**inputs).logits.shape == (1, 2)
+
+
+def test_saved_base_of_a_user(tmp_path: Path) -> None:
+    task = tasks["seq_cls"]()
+    load_base(ModelConfig(), task, num_labels=2).save_pretrained(tmp_path / "base")
+    load_tokenizer(ModelConfig(), task).save_pretrained(tmp_path / "base")
+    config = short_run(model={"name_or_path": str(tmp_path / "base")}, adapter_name="mine")
+    summary = run(config, tmp_path / "run", quiet=True)
+    assert summary["adapter_bytes"] > 0
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter" / "mine", adapter_name="mine")
+    assert model.active_adapter == "mine"
+
+
+def test_prompts_are_trained(tmp_path: Path) -> None:
+    config = short_run("causal_lm", "prefix_tuning", method={"num_virtual_tokens": 4})
+    assert run(config, tmp_path, quiet=True)["status"] == "ok"
+
+
+class TestDryRun:
+    def test_counts_without_weights(self, finished: Path, tmp_path: Path) -> None:
+        summary = run(short_run(dry_run=True), tmp_path / "dry", quiet=True)
+        whole = json.loads((finished / layout.SUMMARY).read_text())
+        for key in ("trainable_parameters", "all_parameters"):
+            assert summary[key] == whole[key]
+        assert not (tmp_path / "dry" / layout.ADAPTER).exists()
+
+    def test_finds_mistakes(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="querry"):
+            run(short_run(dry_run=True, method={"target_modules": ["querry"]}), tmp_path, quiet=True)
+
+
+class TestFailure:
+    def test_loss_that_is_no_number(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        plain = AdapterTrainer.compute_loss
+
+        def broken(self: AdapterTrainer, *args: object, **kwargs: object) -> object:
+            loss = plain(self, *args, **kwargs)  # type: ignore[arg-type]
+            return loss * float("nan") if self.state.global_step == 3 and not kwargs.get("return_outputs") else loss
+
+        monkeypatch.setattr(AdapterTrainer, "compute_loss", broken)
+        with pytest.raises(TrainingError, match="the loss is nan in step 4"):
+            run(short_run(), tmp_path, quiet=True)
+        manifest, summary = layout.read_manifest(tmp_path), json.loads((tmp_path / layout.SUMMARY).read_text())
+        assert (manifest["status"], summary["status"]) == ("failed", "failed")
+        assert "the loss is nan" in summary["error"]
+        assert "TrainingError" in (tmp_path / layout.LOG).read_text()
+        assert not (tmp_path / layout.ADAPTER).exists()
+
+    def test_adapter_that_does_not_move(self, tmp_path: Path) -> None:
+        still = {"learning_rate": 1e-30, "max_steps": 5}
+        with pytest.raises(CheckFailedError, match="after 5 steps"):
+            run(short_run(trainer=still), tmp_path, quiet=True)
+        assert layout.read_manifest(tmp_path)["status"] == "failed"
+
+    def test_missing_data_leaves_no_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="nowhere"):
+            run(short_run(data={"path": str(tmp_path / "nowhere")}), tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()
+
+    def test_unknown_metric(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="metric_for_best_model=acc: this task measures accuracy, f1, loss, mcc"):
+            run(short_run(trainer={"metric_for_best_model": "acc"}), tmp_path / "run", quiet=True)
+
+    def test_task_type_of_another_task(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"method\.task_type=CAUSAL_LM does not go with task=seq_cls"):
+            run(short_run(method={"task_type": "CAUSAL_LM"}), tmp_path / "run", quiet=True)
+
+    def test_a_directory_that_is_no_run(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="not the directory of a run"):
+            load_run(tmp_path)
+
+
+def test_plain_lines_and_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(short_run(), tmp_path)
+    shown = capsys.readouterr()
+    assert "step 8/8" in shown.err
+    for part in ("query x 2, value x 2, classifier", "majority class", "accuracy", "load_run"):
+        assert part in shown.out
