@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,70 @@ HUB_OPTIONS = frozenset(
 """The options that fetching a file takes: those of `huggingface_hub.hf_hub_download`."""
 
 
+PENDING = ".pending.json"
+"""Stands in a directory while files there take their names together: final name -> name under which it is complete."""
+
+
 @contextmanager
 def replacing_all(*paths: Path) -> Iterator[list[Path]]:
-    """Temporary paths beside ``paths``, which take their places together when the block ends without an error.
+    """Temporary paths beside ``paths``, of one directory, which take their places together when the block ends without
+    an error.
 
-    Every file is on disk before the first one is renamed.
+    Every file is on disk before the first one is renamed. Where more than one changes, a note of what is going on
+    stands beside them meanwhile: whoever reads through `current` sees all of them as they were or all of them new,
+    whenever writing is cut off.
     """
-    with ExitStack() as stack:
-        temporary = [stack.enter_context(_temporary(path)) for path in paths]
+    finish(paths[0].parent)
+    temporary: list[Path] = []
+    try:
+        for path in paths:
+            temporary.append(_temporary(path))
         yield temporary
         for file in temporary:
             file.chmod(0o666 & ~_umask())
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        for file, path in zip(temporary, paths, strict=True):
-            file.replace(path)
+        changed = {file: path for file, path in zip(temporary, paths, strict=True) if not _same(file, path)}
+        if len(changed) > 1:
+            note = _temporary(paths[0].parent / PENDING)
+            temporary.append(note)
+            note.write_text(json.dumps({path.name: file.name for file, path in changed.items()}), encoding="utf-8")
+            note.replace(paths[0].parent / PENDING)
+            temporary = [file for file in temporary if file not in changed]
+            finish(paths[0].parent)
+        else:
+            for file, path in changed.items():
+                file.replace(path)
+    finally:
+        for file in temporary:
+            file.unlink(missing_ok=True)
+
+
+def finish(directory: Path) -> None:
+    """Let files take their names where writing was cut off in the middle of that."""
+    for name, temporary in _pending(directory).items():
+        if (directory / temporary).is_file():
+            (directory / temporary).replace(directory / name)
+    (directory / PENDING).unlink(missing_ok=True)
+
+
+def current(path: Path) -> Path:
+    """Where the content of ``path`` is: there, or beside it, where files were about to take their names together."""
+    temporary = path.parent / _pending(path.parent).get(path.name, path.name)
+    return temporary if temporary.is_file() else path
+
+
+def _pending(directory: Path) -> dict[str, str]:
+    try:
+        return json.loads((directory / PENDING).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _same(file: Path, other: Path) -> bool:
+    """Whether two small files have the same content; large ones are taken to differ."""
+    sizes = [path.stat().st_size if path.is_file() else -1 for path in (file, other)]
+    return sizes[0] == sizes[1] < 1_000_000 and file.read_bytes() == other.read_bytes()
 
 
 @contextmanager
@@ -42,15 +92,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
 
 
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    return Path(name)
 
 
 def _umask() -> int:
@@ -79,7 +125,7 @@ def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, 
     """
     directory = Path(model_id)
     if directory.is_dir():
-        return directory / (subfolder or "") / filename
+        return current(directory / (subfolder or "") / filename)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
