@@ -27,6 +27,8 @@ _EXPORTS = {
     "create_lorafa_optimizer": "adapterkit.methods.lora.optimizers",
     "initialize_lora_eva_weights": "adapterkit.methods.lora.eva",
     "get_eva_state_dict": "adapterkit.methods.lora.eva",
+    "convert_to_lora": "adapterkit.methods.lora.conversion",
+    "save_as_lora": "adapterkit.methods.lora.conversion",
     "preprocess_corda": "adapterkit.methods.lora.corda",
     "preprocess_loraga": "adapterkit.methods.lora.loraga",
     "replace_lora_weights_loftq": "adapterkit.methods.lora.loftq",
