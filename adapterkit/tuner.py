@@ -453,7 +453,7 @@ def _nothing(module: nn.Module, inputs: Any) -> None:
 
 
 def _has_bias(module: nn.Module) -> bool:
-    """Whether a layer adds a bias of its own; a module around others may hold the one that it shares with one of them."""
+    """Whether a layer adds a bias of its own; a module around others may hold the one that one of them adds."""
     if isinstance(module, AdaptedLayer):
         return module.view.bias is not None
     return module._parameters.get("bias") is not None and not module._modules
