@@ -35,7 +35,8 @@ _DEBERTA_V2 = _roles("query_proj key_proj value_proj attention.output.dense", "i
 
 ARCHITECTURES: Mapping[str, Roles] = {
     **dict.fromkeys(
-        ("bert", "roberta", "xlm-roberta", "camembert", "electra", "layoutlm", "ernie", "data2vec-text", "roc_bert"), _BERT
+        ("bert", "roberta", "xlm-roberta", "camembert", "electra", "layoutlm", "ernie", "data2vec-text", "roc_bert"),
+        _BERT,
     ),
     **dict.fromkeys(
         (
@@ -47,7 +48,8 @@ ARCHITECTURES: Mapping[str, Roles] = {
         _LLAMA,
     ),
     **dict.fromkeys(
-        ("bart", "mbart", "opt", "m2m_100", "marian", "pegasus", "blenderbot", "whisper", "speech_to_text", "plbart"), _BART
+        ("bart", "mbart", "opt", "m2m_100", "marian", "pegasus", "blenderbot", "whisper", "speech_to_text", "plbart"),
+        _BART,
     ),
     **dict.fromkeys(("falcon", "bloom", "gpt_neox", "RefinedWeb", "RefinedWebModel"), _FALCON),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), _GPT2),

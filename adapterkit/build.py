@@ -79,5 +79,3 @@ def inject_adapter_in_model(
         raise CapabilityError(f"{peft_config.peft_type} adapts a whole model's inputs: use get_peft_model")
     inject(model, peft_config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
     return model
-
-

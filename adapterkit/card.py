@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def _sections(model: Any, metrics: Mapping[str, float] | None) -> dict[str, list
     return found
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -198,9 +198,18 @@ def set_peft_model_state_dict(
     Raises:
         CheckpointError: with ``strict``, what does not fit, with the nearest names; nothing is changed then.
     """
+    copies = {key: tensor.clone() for key, tensor in peft_model_state_dict.items()}
+    return take_state(model, copies, adapter_name, ignore_mismatched_sizes, strict=strict)
+
+
+def take_state(
+    model: nn.Module, state: State, adapter_name: str, ignore_mismatched_sizes: bool = False, *, strict: bool = True
+) -> LoadResult:
+    """`set_peft_model_state_dict` with tensors that nobody else uses: they may become the adapter's parameters."""
     parts = parts_of(model, adapter_name)
-    expected = {stem + key: t for stem, (_, part) in parts.items() for key, t in _tensors(part).items()}
-    given = {_plain(k, expected): t for k, t in peft_model_state_dict.items() if ".original_module." not in k}
+    held = {stem: _tensors(part) for stem, (_, part) in parts.items()}
+    expected = {stem + key: tensor for stem, own in held.items() for key, tensor in own.items()}
+    given = {_plain(k, expected): t for k, t in state.items() if ".original_module." not in k}
     embeddings = {key: given.pop(key) for key in _embedding_keys(model) if key in given and key not in expected}
     for key in _shared_biases(model, adapter_name, [k for k in given if k not in expected and k.endswith("bias")]):
         del given[key]
@@ -210,8 +219,7 @@ def set_peft_model_state_dict(
         raise CheckpointError(f"adapter {adapter_name!r} does not fit this model:\n" + "\n".join(problems))
     fitting = {k: t for k, t in given.items() if k in expected and t.shape == expected[k].shape}
     for stem, (_, part) in parts.items():
-        own = _tensors(part)
-        _load(part, {key: fitting.get(stem + key, old) for key, old in own.items()})
+        _load(part, {key: fitting.get(stem + key, old) for key, old in held[stem].items()})
     for key, tensor in embeddings.items():
         tuner_of(model).model.get_parameter(key).data.copy_(tensor)
     return LoadResult([k for k in expected if k not in fitting], [k for k in given if k not in expected])

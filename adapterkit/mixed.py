@@ -82,7 +82,7 @@ class PeftMixedModel(PeftModel):
         is_main_process: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Write every adapter into a directory of its name, and an index beside them; see `PeftModel.save_pretrained`."""
+        """Write every adapter into a directory of its name, and an index; see `PeftModel.save_pretrained`."""
         super().save_pretrained(
             save_directory, safe_serialization, selected_adapters, save_embedding_layers, is_main_process, **kwargs
         )

@@ -167,7 +167,7 @@ class Saved(Described):
     def _take(self, state: checkpoint.State, name: str, reading: saving.Reading) -> checkpoint.LoadResult:
         """Give adapter ``name`` its tensors, and its mode: dropout is for adapters that are trained."""
         mismatched = reading.ignore_mismatched_sizes
-        result = checkpoint.set_peft_model_state_dict(self, state, name, mismatched, strict=reading.strict)
+        result = checkpoint.take_state(self, state, name, mismatched, strict=reading.strict)
         trained = not self.peft_config[name].inference_mode
         self.set_requires_grad(name, trained)
         for _, part in checkpoint.parts_of(self, name).values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
@@ -148,15 +149,28 @@ def load_peft_weights(
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # pickle's own errors: weights_only refuses whatever is not a tensor
         raise CheckpointError(f"{path} is not a file of tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if state is None:
         raise CheckpointError(f"{path} is not a file of tensors")
     return {_renamed(key, key_mapping): tensor for key, tensor in state.items()} if key_mapping else state
 
 
+_READS = "backend" in signature(load_file).parameters
+"""Whether safetensors can read a file; otherwise, as before 0.8, it can only map it into memory."""
+
+
 def _read(path: Path, device: str) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path, device=device)
-    return torch.load(path, map_location=device, weights_only=True)
+    """Tensors in memory of their own: not in a mapped file, which may change, and not views of one another."""
+    if path.suffix != ".safetensors":
+        state = torch.load(path, map_location=device, weights_only=True)
+    elif _READS:
+        return load_file(path, device=device, backend="pread")
+    else:
+        state = load_file(path, device=device)
+    return {key: value.clone() for key, value in state.items()} if _is_state(state) else None
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def _renamed(key: str, mapping: Mapping[str, str]) -> str:

@@ -68,7 +68,9 @@ def match_targets(
         chosen = _in_layers(chosen, config)
     chosen = config.narrowed(chosen)
     if not chosen:
-        raise TargetError(f"no module is left to adapt: target_modules={patterns!r}, less what is excluded or saved whole")
+        raise TargetError(
+            f"no module is left to adapt: target_modules={patterns!r}, less what is excluded or saved whole"
+        )
     for name in chosen:
         _check_kind(name, modules[name], kinds, method)
         if _inside(name, modules):

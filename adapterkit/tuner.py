@@ -117,10 +117,7 @@ class Tuner(nn.Module):
         config, parts = self._parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
         saved = self._modules_to_save(config)
         if not self.known:
-            for module in (self.model, *self.names.values()):  # without another walk
-                for parameter in module._parameters.values():
-                    if parameter is not None:
-                        parameter.requires_grad_(False)
+            self._freeze()
         for slot, made in parts.items():
             for target, part in made.items():
                 layer = self._layer(target, getattr(part, "layer", None))
@@ -131,6 +128,13 @@ class Tuner(nn.Module):
         if config.inference_mode:
             self.set_trainable(name, False)
         return config
+
+    def _freeze(self) -> None:
+        """No parameter of the base receives a gradient; without another walk."""
+        for module in (self.model, *self.names.values()):
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    parameter.requires_grad_(False)
 
     def _parts(
         self, name: str, config: PeftConfig, *, half: bool, meta: bool
@@ -199,7 +203,9 @@ class Tuner(nn.Module):
                 for spot in spots:
                     _start_stream(f"{seed}/{name}/{spot.seed}")
                     made.append(implementation(config.at(spot.name), spot.view))
-        return by_slot(spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)])
+        return by_slot(
+            spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)]
+        )
 
     def _view(self, target: str) -> LayerView:
         module = self.names[target]
@@ -479,4 +485,3 @@ def inject(model: nn.Module, config: PeftConfig, adapter_name: str, **options: A
     tuner.add(adapter_name, config, **options)
     tuner.activate((*tuner.selection.active, adapter_name))
     return tuner
-

@@ -21,7 +21,9 @@ PEFT_FORMAT = "0.21.2"
 class StrictModel(BaseModel):
     """No unknown keys, no silent conversions, checked on construction and on assignment. Imports no torch."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 def _plain_value(value: Any) -> Any:
@@ -90,8 +92,8 @@ class PeftConfig(StrictModel):
     """Keys of PEFT's files without a counterpart here, harmless at the value given."""
 
     optimizers: ClassVar[Mapping[str, str]] = {}
-    """Options of ``trainer`` that choose an optimizer made for the method, and ``"package.module:function"`` of each: the
-    function is given the model, class and settings of the usual optimizer, and ``trainer``."""
+    """Options of ``trainer`` that choose an optimizer made for the method, and ``"package.module:function"`` of each:
+    the function is given the model, class and settings of the usual optimizer, and ``trainer``."""
 
     example: ClassVar[Mapping[str, Any]] = {}
     """Field values for a small example of the method, used by the contract and the documentation."""

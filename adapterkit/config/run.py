@@ -128,7 +128,6 @@ class TrainerConfig(StrictModel):
         5, description="After so many steps every trainable tensor must have received a gradient and have changed."
     )
 
-
     @model_validator(mode="after")
     def _one_optimizer(self) -> Self:
         if self.lorafa and self.loraplus_lr_ratio is not None:

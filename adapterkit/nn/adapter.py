@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
-from adapterkit.nn.module import Module
+from adapterkit.nn.module import Module, tensors_in
 
 if TYPE_CHECKING:
     from adapterkit.nn.view import LayerView
@@ -50,16 +50,16 @@ class Adapter(Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by the name that follows the layer's in the file."""
-        return {name: tensor.detach() for name, tensor in self.state_dict(keep_vars=True).items()}
+        return {name: tensor.detach() for name, tensor in tensors_in(self).items()}
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors` gave.
+        """Take over what `tensors` gave. Parameters on the meta device become the tensors themselves, without a copy.
 
         Raises:
             CheckpointError: names or shapes differ; names both sides.
         """
-        own = self.state_dict(keep_vars=True)
+        own = tensors_in(self)
         if own.keys() != tensors.keys():
             raise CheckpointError(f"expected tensors {sorted(own)}, found {sorted(tensors)}")
         for name, tensor in tensors.items():
@@ -68,13 +68,22 @@ class Adapter(Module):
     def _load_one(self, name: str, own: Tensor, tensor: Tensor) -> None:
         if own.shape != tensor.shape:
             raise CheckpointError(f"{name}: expected shape {tuple(own.shape)}, found {tuple(tensor.shape)}")
+        if tensor.is_meta:
+            return
         if own.is_meta:
             path, _, leaf = name.rpartition(".")
             holder = self.get_submodule(path)
-            value = tensor.clone()
-            setattr(holder, leaf, nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value)
+            value = tensor.to(device=self._device() or tensor.device, dtype=own.dtype)
+            if leaf in holder._parameters:
+                holder._parameters[leaf] = nn.Parameter(value, own.requires_grad)
+            else:
+                holder._buffers[leaf] = value
         else:
             own.copy_(tensor)
+
+    def _device(self) -> torch.device | None:
+        """Where tensors are put that come from a file; None for where they are."""
+        return None
 
 
 class LayerAdapter(Adapter):
@@ -93,6 +102,10 @@ class LayerAdapter(Adapter):
         """Read what is needed off ``config``, which is not kept, and create the parameters for ``layer``."""
         super().__init__()
         self.layer = layer
+
+    def _device(self) -> torch.device | None:
+        device = self.layer.device
+        return None if device.type == "meta" else device
 
     def adapt_input(self, x: Tensor) -> Tensor:
         """Shape ``(rows, ..., in_features)`` to the same."""

@@ -49,7 +49,9 @@ class CopiedLayer(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.selection.enabled and self.selection.routes is not None:
             if not args:
-                raise CapabilityError(f"adapter_names needs a positional input to {type(self.original_module).__name__}")
+                raise CapabilityError(
+                    f"adapter_names needs a positional input to {type(self.original_module).__name__}"
+                )
             return self._routed(self.selection.routes, *args, **kwargs)
         return self.active_module()(*args, **kwargs)
 

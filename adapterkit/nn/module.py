@@ -25,9 +25,21 @@ class Module(nn.Module):
         return "_modules" not in own or name in own["_parameters"] or name in own["_buffers"] or name in own["_modules"]
 
 
-def modules_in(root: nn.Module) -> list[Any]:
+def modules_in(root: nn.Module) -> list[nn.Module]:
     """``root`` and every module inside it: `torch.nn.Module.modules` without its layers of generators."""
     found: list[Any] = [root]
     for module in found:
-        found.extend(child for child in module._modules.values() if child is not None)
+        inside = module._modules
+        if inside:
+            found.extend(child for child in inside.values() if child is not None)
+    return found
+
+
+def tensors_in(root: nn.Module, path: str = "") -> dict[str, Tensor]:
+    """Parameters and persistent buffers by dotted name: what `torch.nn.Module.state_dict` has, without its hooks."""
+    own, passing = {**root._parameters, **root._buffers}, root._non_persistent_buffers_set
+    found = {path + name: tensor for name, tensor in own.items() if tensor is not None and name not in passing}
+    for name, child in root._modules.items():
+        if child is not None:
+            found.update(tensors_in(child, f"{path}{name}."))
     return found

@@ -30,7 +30,7 @@ def is_quantised(layer: nn.Module) -> bool:
 
 
 def backend(layer: nn.Module) -> str | None:
-    """What quantised the weight: ``"bnb 4bit"``, ``"bnb 8bit"``, ``"torchao"``, else the layer's class; None if nothing."""
+    """What quantised the weight: ``"bnb 4bit"``, ``"bnb 8bit"``, ``"torchao"``, else the layer's class; or None."""
     if not is_quantised(layer):
         return None
     weight = getattr(layer, "weight", None)

@@ -260,4 +260,3 @@ def _refuse(config: LoraConfig, layer: LayerView) -> None:
     for setting, is_asked in impossible.items():
         if is_asked:
             raise CapabilityError(f"{setting} is not possible on {what}")
-
