@@ -117,6 +117,8 @@ def _local_files(root: Path, config: DataConfig) -> dict[str, list[Path]]:
             files = [path for path in _readable(root, config) if _belongs(path, aliases)]
             if files and name not in found:
                 found[name] = files
+        if not found and len(_readable(root, config)) == 1:
+            found["train"] = _readable(root, config)
     if "train" not in found:
         there = ", ".join(sorted(path.name for path in root.iterdir())) or "nothing"
         raise DataError(f"data.path={root}: no file of a training split (train.tsv, ...) there; found: {there}")

@@ -211,3 +211,8 @@ def test_values_of_different_types(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"text": "a", "label": 1}, {"text": "b", "label": "x"}]))
     with pytest.raises(DataError, match="different types"):
         load(tmp_path / "a.json")
+
+
+def test_the_only_file_of_a_directory_is_the_training_split(tmp_path):
+    (tmp_path / "reviews.tsv").write_text(rows(40))
+    assert len(load(path=str(tmp_path)).train) == 36
