@@ -166,8 +166,9 @@ class TestMissing:
             load(tmp_path / "nowhere")
 
     def test_training_split(self, tmp_path: Path) -> None:
-        (tmp_path / "other.csv").write_text("text,label\na,1\n")
-        with pytest.raises(DataError, match=r"no file of a training split .* found: other\.csv"):
+        for name in ("one.csv", "other.csv"):
+            (tmp_path / name).write_text("text,label\na,1\n")
+        with pytest.raises(DataError, match=r"no file of a training split .* found: one\.csv, other\.csv"):
             load(tmp_path)
 
     def test_named_file(self, folder: Path) -> None:
