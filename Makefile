@@ -30,10 +30,10 @@ lint: $(VENV)/lint ## ruff, mypy and the import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/tests ## measure against PEFT: about an hour on two cores
+bench: $(VENV)/tests ## measure against PEFT: the whole table
 	$(BIN)/python -m bench
 
-bench-quick: $(VENV)/tests ## the same in under five minutes
+bench-quick: $(VENV)/tests ## the same on smaller models
 	$(BIN)/python -m bench --quick
 
 clean:
