@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -48,7 +48,7 @@ def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
     found: dict[str, tuple[str, nn.Module]] = {}
     for target, part in tuner.parts(name):
         stem = f"{target}.{part.prefix}" if isinstance(part, Adapter) else f"{target}."
-        if isinstance(part, BiasAdapter) and name in tuner.layers[target].adapters:
+        if isinstance(part, BiasAdapter) and part.layer.called and name in tuner.layers[target].adapters:
             stem += "base_layer."
         found[stem] = (target, part)
     prompts = getattr(model, "prompt_encoder", {})
@@ -129,7 +129,7 @@ def _taken_from(model: nn.Module, given: Mapping[str, Tensor], name: str, state:
     for stem, (_, part) in parts_of(model, name).items():
         for key, tensor in part.state_dict(keep_vars=True).items():
             full = ids.get(id(tensor))
-            if full in given:
+            if full is not None and full in given:
                 taken[prefix_of(model, stem + key, name) + stem + key] = given[full]
     return {key: taken.get(key, tensor) for key, tensor in state.items()}
 
@@ -151,7 +151,8 @@ def _base_embeddings(tuner: Tuner, *, adapted_only: bool = False) -> State:
         for target, candidate in tuner.names.items():
             adapted = target in tuner.layers
             if candidate is module and target not in tuner.copies and (adapted or not adapted_only):
-                state[f"{PREFIX}{target}.{'base_layer.' if adapted else ''}weight"] = module.weight.detach()
+                key = f"{PREFIX}{target}.{'base_layer.' if adapted else ''}weight"
+                state[key] = cast(Tensor, module.weight).detach()
     return state
 
 
@@ -166,7 +167,8 @@ def _targets_embeddings(tuner: Tuner, name: str) -> bool:
 
 def _was_resized(tuner: Tuner, name: str) -> bool:
     """Whether the vocabulary is no longer the one on disk. The network is not asked."""
-    config, model_config = tuner.configs.get(name), getattr(tuner.model, "config", None)
+    config = tuner.configs.get(name)
+    model_config: Any = getattr(tuner.model, "config", None)
     size = getattr(model_config, "vocab_size", None)
     base = (config and config.base_model_name_or_path) or model_path(tuner.model)
     path = cached(base, "config.json") if size and base else None

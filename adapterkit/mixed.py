@@ -99,7 +99,7 @@ class PeftMixedModel(PeftModel):
 
     @classmethod
     @override
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # as in PEFT, the rest by keyword
         cls,
         model: nn.Module,
         model_id: str | Path,

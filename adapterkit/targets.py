@@ -227,7 +227,8 @@ def suffixes(chosen: Sequence[str], modules: Modules) -> str | list[str]:
 
     Where no list does, because a name is the end of another module's, a regular expression.
     """
-    wanted, by_last = set(chosen), {}
+    wanted = set(chosen)
+    by_last: dict[str, list[str]] = {}
     for name in modules:
         by_last.setdefault(name.rpartition(".")[2], []).append(name)
     result: dict[str, None] = {}

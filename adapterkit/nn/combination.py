@@ -80,7 +80,8 @@ def truncated(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> tuple[Tensor, Tens
 
 def factorised(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best approximation of ``change (out, in)`` by ``B (out, rank)`` times ``A (rank, in)``."""
-    return truncated(*torch.linalg.svd(change, full_matrices=False), rank)
+    u, s, vh = torch.linalg.svd(change, full_matrices=False)
+    return truncated(u, s, vh, rank)
 
 
 def refactorised(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:

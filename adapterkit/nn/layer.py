@@ -30,6 +30,9 @@ SLOTS = ("tokens", "adapters", "biases", "parameter_adapters")
 class AdaptedLayer(Module):
     """A frozen ``base_layer`` and the adapters around it, by adapter name. A slot is made when it is first used."""
 
+    base_layer: Any
+    """The frozen layer."""
+
     tokens: nn.ModuleDict
     """Trained rows of an embedding."""
 
@@ -142,7 +145,7 @@ class AdaptedLayer(Module):
             return self.base_layer(*args, **kwargs)
         if self._quantised:
             return self._quantised[0](*args, **kwargs)
-        return functional_call(self.base_layer, self._frozen, args, kwargs)
+        return functional_call(self.base_layer, dict(self._frozen), args, kwargs)
 
     def _forward_changed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The base layer with the parameters that adapters give it."""
@@ -268,11 +271,11 @@ class AdaptedLayer(Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
         """`.to()`, `.half()` and the like reach the parameters that are kept while merged, too."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self._frozen = {n: nn.Parameter(fn(p), requires_grad=False) for n, p in self._frozen.items()}
             for layer in self._quantised:
-                layer._apply(fn)
+                layer._apply(fn)  # type: ignore[no-untyped-call]
         return self
 
 
@@ -290,7 +293,7 @@ class BiasAdapter(LayerAdapter):
         self.bias = nn.Parameter(bias.clone())  # (out_features,)
 
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
-        change = (self.bias - self.layer.bias).to(y.dtype)
+        change = self._change().to(y.dtype)
         trailing = y.ndim - 2 if self.layer.kind == "conv" else 0  # the channels come before space
         return y + change.reshape(-1, *[1] * trailing)
 
@@ -298,4 +301,9 @@ class BiasAdapter(LayerAdapter):
         return weight
 
     def adapt_bias(self, bias: Tensor | None) -> Tensor | None:
-        return None if bias is None else bias + (self.bias - self.layer.bias).to(bias.dtype)
+        return None if bias is None else bias + self._change().to(bias.dtype)
+
+    def _change(self) -> Tensor:
+        base: Any = self.layer.bias
+        change: Tensor = self.bias - base
+        return change

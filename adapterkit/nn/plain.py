@@ -17,7 +17,7 @@ def is_plain_linear(layer: nn.Module) -> bool:
         and not layer._backward_hooks
         and not layer._backward_pre_hooks
         and "forward" not in layer.__dict__
-        and not _has_any_global_hook()
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 

@@ -61,9 +61,9 @@ def takes_any_type(name: str | None) -> bool:
 
 def read(layer: Any) -> Tensor:
     """The weight as floating-point numbers, in the orientation the layer's class uses."""
-    weight = getattr(layer, "weight", None)
+    weight: Any = getattr(layer, "weight", None)
     if not is_quantised(layer):
-        return weight.detach()  # type: ignore[union-attr]
+        return weight.detach()  # type: ignore[no-any-return]
     if hasattr(weight, "quant_state") or hasattr(weight, "SCB"):
         return _bitsandbytes(layer)
     if isinstance(weight, Tensor) and type(weight.data) is not Tensor:  # a plain one has no scales to dequantise with
@@ -92,7 +92,8 @@ def _by_identity(layer: Any) -> Tensor:
     tensors = [*layer.parameters(), *layer.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     probe = torch.eye(layer.in_features, device=device)
-    return (layer(probe) - layer(torch.zeros_like(probe[:1]))).T.float()
+    change: Tensor = layer(probe) - layer(torch.zeros_like(probe[:1]))
+    return change.T.float()
 
 
 def dense(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -142,10 +143,11 @@ def requantised(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
     name = backend(layer)
     if name not in ("bnb 4bit", "bnb 8bit"):
         raise CapabilityError(f"{name} weights cannot be quantised anew here: merge into full precision, then quantise")
-    fresh = _like_4bit(layer, weight) if name == "bnb 4bit" else _like_8bit(layer, weight)
+    fresh: Any = _like_4bit(layer, weight) if name == "bnb 4bit" else _like_8bit(layer, weight)
     if bias is not None:
         fresh.bias = nn.Parameter(bias.to(layer.bias.dtype), requires_grad=False)
-    return fresh.to(weight.device).train(layer.training)
+    requantised: nn.Module = fresh.to(weight.device).train(layer.training)
+    return requantised
 
 
 def _like_4bit(layer: Any, weight: Tensor) -> Any:

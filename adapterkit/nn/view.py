@@ -70,7 +70,7 @@ class LayerView:
     @property
     def _tensor(self) -> Tensor | None:
         """The weight as it is stored, or any other tensor of the layer that tells where it is."""
-        weight = self.layer._parameters.get("weight")
+        weight: Tensor | None = self.layer._parameters.get("weight")
         return weight if weight is not None else next(iter((*self.layer.parameters(), *self.layer.buffers(), None)))
 
     def apply(self, x: Tensor, weight: Tensor, *, groups: int | None = None) -> Tensor:

@@ -70,7 +70,7 @@ class Pipeline(ABC):
     generates: ClassVar[bool] = False
     """Whether predictions are made by `generate` rather than taken from the model's outputs."""
 
-    baseline_name: ClassVar[str] = "untrained model"
+    baseline_name: str = "untrained model"
     """What `baseline` is the score of."""
 
     tokenizer_options: ClassVar[Mapping[str, Any]] = {}

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from adapterkit.config.base import summarize
+from adapterkit.config.base import PeftConfig, summarize
 from adapterkit.config.run import RunConfig, run_config
+from adapterkit.config.task import TaskConfig
 from adapterkit.errors import ConfigError
 from adapterkit.model import PeftModel
 from adapterkit.registry import methods, resolve, tasks
@@ -36,7 +37,8 @@ def load_config(run: str | Path) -> RunConfig:
     """
     try:
         content = layout.read_config(Path(run))
-        method, task = methods[content["method"]["peft_type"].lower()], tasks[content["task"]["name"]]
+        method: type[PeftConfig] = methods[content["method"]["peft_type"].lower()]
+        task: type[TaskConfig] = tasks[content["task"]["name"]]
         return run_config(method, task).model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{run}/{layout.CONFIG}: {summarize(error)}") from error

@@ -125,9 +125,8 @@ def _scale(name: str, module: nn.Module) -> float:
     gain = next(gain for pattern, gain in GAINS if re.search(pattern, name))
     if isinstance(module, nn.Embedding):
         return gain
-    inputs: int = (
-        module.weight.shape[0] if isinstance(module, transformers.pytorch_utils.Conv1D) else module.in_features
-    )
+    linear: Any = module
+    inputs = linear.weight.shape[0] if isinstance(module, transformers.pytorch_utils.Conv1D) else linear.in_features
     return float(gain * inputs**-0.5)
 
 

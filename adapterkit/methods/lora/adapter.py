@@ -32,6 +32,9 @@ from adapterkit.nn.view import LayerView
 class Factor(nn.Module):
     """A weight, and perhaps a bias, under the names that files have: ``lora_A.weight``."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(self, *shape: int, bias: bool = False) -> None:
         super().__init__()
         self._parameters["weight"] = nn.Parameter(torch.empty(shape))  # two a layer: the short way counts
@@ -44,6 +47,11 @@ class LoraAdapter(LayerAdapter):
 
     kinds = frozenset({"linear", "embedding", "conv", "stack"})
     combination = "svd"
+    lora_embedding_A: nn.Parameter
+    lora_embedding_B: nn.Parameter
+    lora_magnitude_vector: nn.Parameter
+    start_A: Tensor
+    start_B: Tensor
     awaits_data: str | None = None
     """The scheme, until the data were seen that it starts from."""
 
@@ -147,9 +155,11 @@ class LoraAdapter(LayerAdapter):
         update = self._update(x).to(y.dtype)
         if not hasattr(self, "lora_magnitude_vector"):
             return y + update
-        bias = self._along_outputs(self.layer.bias, y)
         scale = self._along_outputs((self.lora_magnitude_vector.flatten() / self.norm().flatten()), y)
-        return scale * (y + update) if bias is None else scale * (y - bias + update) + bias
+        if self.layer.bias is None:
+            return scale * (y + update)
+        bias = self._along_outputs(self.layer.bias, y)
+        return scale * (y - bias + update) + bias
 
     def _update(self, x: Tensor) -> Tensor:
         """``s B A x``, less the product it started with."""
@@ -189,7 +199,8 @@ class LoraAdapter(LayerAdapter):
     @override
     def adapt_bias(self, bias: Tensor | None) -> Tensor | None:
         if self.layer.kind != "embedding" and self.lora_B.bias is not None:
-            return self.lora_B.bias * self.scaling + (0 if bias is None else bias)
+            own_bias = self.lora_B.bias * self.scaling
+            return own_bias if bias is None else own_bias + bias
         own = self.layer.bias
         if bias is None or own is None or not hasattr(self, "lora_magnitude_vector"):
             return bias
@@ -224,13 +235,11 @@ class LoraAdapter(LayerAdapter):
     def norm_of(self, weight: Tensor) -> Tensor:
         """The norm of a weight over all but the outputs."""
         outputs = 1 if self.layer.kind == "embedding" else 0
-        norm = torch.linalg.vector_norm(weight, dim=[d for d in range(weight.ndim) if d != outputs])
+        norm: Tensor = torch.linalg.vector_norm(weight, dim=[d for d in range(weight.ndim) if d != outputs])
         return norm.reshape(1, -1, *[1] * (weight.ndim - 2)) if self.layer.kind == "conv" else norm
 
-    def _along_outputs(self, vector: Tensor | None, y: Tensor) -> Tensor | None:
+    def _along_outputs(self, vector: Tensor, y: Tensor) -> Tensor:
         """A vector ``(out_features,)`` shaped to scale the outputs ``y``: channels come before space."""
-        if vector is None:
-            return None
         return vector.reshape(-1, *[1] * len(self._ones())).to(y.dtype)
 
     def _per_output(self, vector: Tensor) -> Tensor:

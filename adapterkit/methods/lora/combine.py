@@ -45,12 +45,13 @@ def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence
 
 def _rank(target: str, adapters: Sequence[Any], how: Combination) -> int:
     factors = [adapter.whole_factors() for adapter in adapters]
-    ranks = [len(a) for a, _ in factors]
+    ranks: list[int] = [len(a) for a, _ in factors]
     if how.kind == "cat":
         return sum(ranks)
     if how.factorises:
         a, b = factors[0]
-        return min(how.svd_rank or max(ranks), a[0].numel(), len(b))
+        sizes: list[int] = [a[0].numel(), len(b)]
+        return min(how.svd_rank or max(ranks), *sizes)
     if len(set(ranks)) > 1:
         raise CapabilityError(
             f"{how.kind} needs adapters of one rank, and those of {target} have {ranks}: use svd or cat"

@@ -86,7 +86,7 @@ def row_norms(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     weight = weight.to(a.dtype)
     cross = ((weight @ a.T) * b).sum(1)
     gram = ((b @ (a @ a.T)) * b).sum(1)
-    squared = torch.linalg.vector_norm(weight, dim=1).square_().add_(cross, alpha=2 * scaling)
+    squared: Tensor = torch.linalg.vector_norm(weight, dim=1).square_().add_(cross, alpha=2 * scaling)
     return squared.add_(gram, alpha=scaling**2).clamp_min_(0).sqrt_()
 
 

@@ -33,7 +33,7 @@ class SeqClsPipeline(Pipeline):
     }
     smoothing_shift: ClassVar[bool | None] = False
     stratify_by: ClassVar[str | None] = "label"
-    baseline_name: ClassVar[str] = "majority class"
+    baseline_name: str = "majority class"
 
     labels: list[str] | None = None
     """Names of the classes; None for regression."""

@@ -28,7 +28,7 @@ class TokenClsPipeline(Pipeline):
         "tags": ("ner_tags", "labels", "pos_tags", "chunk_tags"),
     }
     smoothing_shift: ClassVar[bool | None] = False
-    baseline_name: ClassVar[str] = "commonest tag"
+    baseline_name: str = "commonest tag"
     tokenizer_options: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
 
     tags: list[str]
