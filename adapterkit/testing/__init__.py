@@ -14,7 +14,7 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("configs", "layers", "models", "prompts", "states", "tasks"))
+    *(f"{__name__}.{part}" for part in ("capabilities", "configs", "layers", "models", "prompts", "states", "tasks"))
 )
 
 from adapterkit.testing.adapter import AdapterContract  # noqa: E402

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from adapterkit.build import get_peft_model
 from adapterkit.config.base import PeftConfig
 from adapterkit.model import PeftModel
-from adapterkit.nn.adapter import wrap
+from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.view import kind_of
+from adapterkit.testing.claims import merges
 from adapterkit.testing.toys import Toy, inputs_of, layers_of, seeded
 
 ROWS = ("a", "__base__", "b", "a", "__base__")
@@ -96,9 +97,10 @@ class AdapterCase:
     def merges(self, model: PeftModel) -> bool:
         """Whether the method's statements about itself mean that it can be merged here."""
         return all(
-            adapter.mergeable and (layer.view.kind in ("linear", "embedding") or adapter.states_weight)
+            merges(type(adapter), layer.view.kind)
             for layer in adapted_layers(model)
             for adapter in layer.adapters.values()
+            if isinstance(adapter, LayerAdapter)
         ) and not any(adds_bias(layer) for layer in adapted_layers(model))
 
 

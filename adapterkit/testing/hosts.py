@@ -56,3 +56,10 @@ HOSTS: dict[str, Host] = {
         column_outputs=True,
     ),
 }
+
+
+def recompute(base: Any, *, use_reentrant: bool) -> None:
+    """Let a model recompute its layers in backward; transformers calls it gradient or activation checkpointing."""
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next(getattr(base, name) for name in names if hasattr(base, name))
+    enable({"use_reentrant": use_reentrant})

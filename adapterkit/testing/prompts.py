@@ -20,7 +20,7 @@ from adapterkit.model import PeftModel
 from adapterkit.prompts import with_sizes
 from adapterkit.testing.case import frozen_state, same
 from adapterkit.testing.configs import ConfigLaws
-from adapterkit.testing.hosts import COLUMNS, HOSTS, ROWS, WORDS, Host
+from adapterkit.testing.hosts import COLUMNS, HOSTS, ROWS, WORDS, Host, recompute
 from adapterkit.testing.models import assert_near
 from adapterkit.testing.toys import seeded
 
@@ -240,6 +240,13 @@ class PromptContract(ConfigLaws):
         with torch.autocast("cpu", torch.bfloat16):
             assert_near(first_of(exact(**inputs)), output, tolerance=0.1)
 
+    @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, when tracing
+    def test_compiles_in_one_graph(self, host: Host) -> None:
+        model, inputs = self.prompted(host), self.inputs(host)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(first_of(compiled(**inputs)), first_of(model(**inputs)))
+
     def test_counts_on_the_meta_device(self, host: Host) -> None:
         with torch.device("meta"):
             base = host.make()
@@ -282,13 +289,6 @@ def move(model: nn.Module) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-
-
-def recompute(base: Any, *, use_reentrant: bool) -> None:
-    """Let a model recompute its layers in backward; transformers calls it gradient or activation checkpointing."""
-    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-    enable = next(getattr(base, name) for name in names if hasattr(base, name))
-    enable({"use_reentrant": use_reentrant})
 
 
 def left_padded(inputs: Inputs) -> Inputs:
