@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -60,10 +60,11 @@ def parameter_spots(modules: Modules, config: LayerConfig) -> list[Spot]:
 
 
 def _parameters_of(module: nn.Module) -> list[str]:
-    return [name for name, parameter in _base(module)._parameters.items() if parameter is not None]
+    return [name for name, parameter in base_of(module)._parameters.items() if parameter is not None]
 
 
-def _base(module: nn.Module) -> nn.Module:
+def base_of(module: nn.Module) -> nn.Module:
+    """The frozen module itself, whatever stands around it."""
     if isinstance(module, CopiedLayer):
         return module.original_module
     return module.base_layer if isinstance(module, AdaptedLayer) else module
@@ -72,9 +73,10 @@ def _base(module: nn.Module) -> nn.Module:
 def _nested(target: str, module: nn.Module, leaves: Sequence[str]) -> list[Spot]:
     if isinstance(module, CopiedLayer):
         raise CapabilityError(f"{FIELD}: {target!r} is trained whole, by modules_to_save")
-    inner = len(leaves) - 1
+    inner, base = len(leaves) - 1, base_of(module)
+    biased = {"weight": "bias"} if base._parameters.get("bias") is not None else {}
     return [
-        Spot(target, f"{target}.{leaf}", ParameterView(_base(module), leaf), "base_layer." * (inner - depth))
+        Spot(target, f"{target}.{leaf}", ParameterView(base, leaf, biased.get(leaf)), "base_layer." * (inner - depth))
         for depth, leaf in enumerate(leaves)
     ]
 
@@ -93,7 +95,7 @@ def attention_spots(modules: Modules, chosen: Sequence[str]) -> list[Spot]:
     """
     spots = []
     for target in chosen:
-        attention = _base(modules[target])
+        attention = base_of(modules[target])
         if not isinstance(attention, nn.MultiheadAttention):
             continue
         if attention.in_proj_weight is None:
@@ -113,7 +115,7 @@ def check_spots(modules: Modules, spots: Sequence[Spot], implementation: type[La
     """
     called = {spot.target for spot in spots if spot.view.called}
     for spot in spots:
-        module = modules[spot.target]
+        module: Any = modules[spot.target]
         adapted = isinstance(module, AdaptedLayer) and bool(module.names())
         changed = adapted and module.uses("parameter_adapters")
         if changed if spot.view.called else spot.target in called or (adapted and not changed):

@@ -15,13 +15,14 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from adapterkit.biases import with_biases
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig, pattern_value
 from adapterkit.errors import CapabilityError, StateError, TargetError, did_you_mean
 from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
-from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
+from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
@@ -38,7 +39,7 @@ class Tuner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.selection = Selection()
+        self.selection: Selection = Selection()
         self.configs: dict[str, PeftConfig] = {}
         self.schedules = Schedules(self)
         self.adopted: list[str] = []
@@ -63,7 +64,8 @@ class Tuner(nn.Module):
         names += [n for copied in self.copies.values() for n in copied.modules_to_save]
         self.adopted = list(dict.fromkeys(names))
         for module in [*self.layers.values(), *self.copies.values()]:
-            self.selection = module.selection
+            held: Any = module.selection
+            self.selection = held
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -146,8 +148,7 @@ class Tuner(nn.Module):
             spots = self._spots(config, chosen)
             config = self._honoured(config, chosen)
             parts = self._make(name, config, spots, half=half, meta=meta)
-        biases = self._biases(config, list(parts.get("adapters", ())))
-        parts["biases"] = {target: BiasAdapter(self._view(target)) for target in biases}
+        parts = with_biases(self.names, config, parts, self._view, saved=self._modules_to_save(config))
         tokens = make_token_rows(self.model, self.names, config)
         parts["tokens"] = {target: _placed(rows, rows.layer, half=half) for target, rows in tokens.items()}
         return config, parts
@@ -232,15 +233,6 @@ class Tuner(nn.Module):
             raise CapabilityError(f"modules_to_save: {adapted} are adapted by another adapter already")
         inside = tuple(f"{n}." for n in chosen)
         return [n for n in chosen if not n.startswith(inside)]
-
-    def _biases(self, config: PeftConfig, targets: Sequence[str]) -> list[str]:
-        """The modules whose own bias is trained, by the field ``bias``: none, all, or the targets' only."""
-        mode = getattr(config, "bias", "none")
-        if mode == "none":
-            return []
-        candidates = self.names if mode == "all" else targets
-        saved = tuple(self._modules_to_save(config))
-        return [n for n in candidates if _has_bias(self.names[n]) and not n.startswith(saved or ("\0",))]
 
     def _layer(self, target: str, view: LayerView | None = None) -> AdaptedLayer:
         if target not in self.layers:
@@ -392,7 +384,7 @@ class Tuner(nn.Module):
             if frozen is None or (other := first.setdefault(id(frozen), layer)) is layer:
                 continue
             own, tied = layer.base_layer._parameters, other.base_layer._parameters
-            if torch.equal(own["weight"], tied["weight"]):  # type: ignore[arg-type]
+            if torch.equal(own["weight"], tied["weight"]):
                 own["weight"] = tied["weight"]
 
     def unmerge(self) -> None:
@@ -434,7 +426,7 @@ def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapt
 def _start_stream(key: str) -> None:
     """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
     digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
-    torch.random.default_generator.manual_seed(int.from_bytes(digest))
+    torch.default_generator.manual_seed(int.from_bytes(digest))
 
 
 @contextmanager
@@ -456,13 +448,6 @@ def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:
 
 def _nothing(module: nn.Module, inputs: Any) -> None:
     """A hook that changes nothing."""
-
-
-def _has_bias(module: nn.Module) -> bool:
-    """Whether a layer adds a bias of its own; a module around others may hold the one that one of them adds."""
-    if isinstance(module, AdaptedLayer):
-        return module.view.bias is not None
-    return module._parameters.get("bias") is not None and not module._modules
 
 
 def model_path(model: nn.Module) -> str | None:
