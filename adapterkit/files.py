@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adapterkit.errors import CheckpointError
-
 HUB_OPTIONS = frozenset(
     {"subfolder", "revision", "token", "cache_dir", "force_download", "local_files_only", "etag_timeout", "headers",
      "user_agent", "repo_type", "endpoint"}
@@ -127,14 +125,12 @@ def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, 
     if directory.is_dir():
         return current(directory / (subfolder or "") / filename)
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
+    from adapterkit.hub_errors import explained
+
+    wanted = f"{subfolder}/{filename}" if subfolder else filename
+    with explained(str(model_id), revision=hub.get("revision"), wanted=wanted):
         return Path(hf_hub_download(str(model_id), filename, subfolder=subfolder, **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{model_id!s} is no directory, and {filename} was not found there on the Hub: {error}"
-        ) from error
 
 
 def cached(model_id: str | Path, filename: str) -> Path | None:

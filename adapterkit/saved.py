@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from torch import nn
@@ -25,6 +24,24 @@ class Saved(Described):
     @abstractmethod
     def _wrapper(cls, config: PeftConfig) -> type[Any]:
         """The class that a saved adapter of this config is loaded as."""
+
+    @abstractmethod
+    def add_adapter(
+        self,
+        adapter_name: str,
+        peft_config: PeftConfig,
+        low_cpu_mem_usage: bool = False,
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
+        """Make a further adapter."""
+
+    @abstractmethod
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter."""
+
+    @abstractmethod
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        """Whether adapters receive gradients."""
 
     def save_pretrained(
         self,
@@ -115,14 +132,12 @@ class Saved(Described):
         Raises:
             CheckpointError: the Hub refuses, or cannot be reached.
         """
-        message = {"commit_message": commit_message or "Upload adapter", "commit_description": commit_description}
-        where = {"revision": revision, "create_pr": create_pr}
-        with (
-            TemporaryDirectory() as directory,
-            upload(directory, repo_id, token, private=private, **where, **message) as send,
-        ):
-            self.save_pretrained(directory, **options)
-            return send()
+        title = commit_message or "Upload adapter"
+        message: dict[str, Any] = {"commit_message": title, "commit_description": commit_description}
+        where: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
+        return upload(
+            lambda folder: self.save_pretrained(folder, **options), repo_id, token, private=private, **where, **message
+        )
 
     def load_adapter(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -184,14 +185,15 @@ def _renamed(key: str, mapping: Mapping[str, str]) -> str:
 
 
 def _weights_file(model_id: str | Path, **hub: Any) -> Path:
+    if Path(model_id).is_dir():
+        paths = [fetch(model_id, name, **hub) for name in (WEIGHTS_NAME, PICKLED_NAME)]
+        for path in paths:
+            if path.is_file():
+                return path
+        raise CheckpointError(f"{paths[0].parent} has neither {WEIGHTS_NAME} nor {PICKLED_NAME}")
     try:
-        path = fetch(model_id, WEIGHTS_NAME, **hub)
-        if path.is_file():
-            return path
-    except CheckpointError:
-        if Path(model_id).is_dir():
-            raise
-    path = fetch(model_id, PICKLED_NAME, **hub)
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} has neither {WEIGHTS_NAME} nor {PICKLED_NAME}")
-    return path
+        return fetch(model_id, WEIGHTS_NAME, **hub)
+    except CheckpointError as error:
+        with suppress(CheckpointError):
+            return fetch(model_id, PICKLED_NAME, **hub)
+        raise error

@@ -182,7 +182,7 @@ def test_a_directory_without_weights(saved):
 
 
 def test_no_directory_at_all(tmp_path):
-    assert_refused(tmp_path / "nowhere", "is no directory")
+    assert_refused(tmp_path / "nowhere", "neither a directory nor the name of a repository")
 
 
 class Touch:
