@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapterkit.methods.lora.ready import Ready, ready
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
 
 if TYPE_CHECKING:
@@ -23,27 +24,38 @@ if TYPE_CHECKING:
 
 def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor | None:
     """What ``chain`` does around a plain, frozen layer; None where that is left to the onion."""
-    if torch._C._are_functorch_transforms_active():
-        return None
     first, parameters = chain[0], layer._parameters
-    weight: Any = parameters["weight"]
-    if len(chain) > 1:
-        if not all(adapter.is_plain and _is_summand(adapter) for adapter in chain):
-            return None
-        return lora_linear(x, weight, parameters["bias"], *_joined(chain))
-    dropout = first.dropout if first.training else 0.0
-    if not first.is_plain or first.awaits_data or (dropout and torch.compiler.is_compiling()):
+    if not first.is_plain or first.awaits_data or torch._C._are_functorch_transforms_active():
         return None
+    if len(chain) > 1 and not all(_is_summand(adapter) for adapter in chain):
+        return None
+    dropout = first.dropout if first.training else 0.0
+    if dropout and torch.compiler.is_compiling():
+        return None
+    weight: Any = parameters["weight"]
     if "lora_magnitude_vector" in first._parameters:
         update = lora_linear(x, weight, None, *_factors(first), first.scaling, dropout=dropout)
         return _rescaled(update, first.lora_magnitude_vector / first.norm(), parameters["bias"])
-    return lora_linear(x, weight, parameters["bias"], *_factors(first), first.scaling, dropout=dropout)
+    kept = None if dropout else _ready(chain, x, weight)
+    if kept is not None:
+        return kept.apply(x, weight, parameters["bias"])
+    return lora_linear(x, weight, parameters["bias"], *_joined(chain), dropout=dropout)
+
+
+def _ready(chain: Sequence[LoraAdapter], x: Tensor, weight: Tensor) -> Ready | None:
+    """The factors as they were kept, where no gradient is wanted. Training gives up what was kept."""
+    if torch.is_grad_enabled():
+        chain[0].layer.kept = None
+        return None
+    if x.dtype is not weight.dtype or torch._C._is_any_autocast_enabled() or torch.compiler.is_compiling():
+        return None
+    return ready(chain, x)
 
 
 def _is_summand(adapter: LoraAdapter) -> bool:
     """Whether all that the adapter does is to add its product."""
     dropped = adapter.training and adapter.dropout
-    return not (dropped or adapter.awaits_data or "lora_magnitude_vector" in adapter._parameters)
+    return adapter.is_plain and not (dropped or adapter.awaits_data or "lora_magnitude_vector" in adapter._parameters)
 
 
 def _factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
@@ -54,8 +66,9 @@ def _factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
 
 
 def _joined(chain: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor, float]:
-    """One pair of factors and a scale that do what all of ``chain`` do, side by side along the rank. Made anew in every
-    call: no key tells that factors were edited through ``.data``."""
+    """One pair of factors and a scale that do what all of ``chain`` do, side by side along the rank."""
+    if len(chain) == 1:
+        return *_factors(chain[0]), chain[0].scaling
     factors, scaling = [_factors(adapter) for adapter in chain], chain[0].scaling
     a = torch.cat([a for a, _ in factors])
     if all(adapter.scaling == scaling for adapter in chain):

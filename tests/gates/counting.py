@@ -1,0 +1,124 @@
+"""Counts that are the same on every machine: kernels, bytes kept for backward, visits of modules, calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+
+
+class Kernels(TorchDispatchMode):
+    """The names of the operations within the block that compute: neither views nor bare allocations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not (_is_view(func) or func.__name__.split(".")[0] in _ALLOCATES):
+            self.names.append(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_view(func: Any) -> bool:
+    returns = func._schema.returns
+    alias = returns[0].alias_info if returns else None
+    unsafe = func.__name__.split(".")[0] in ("_unsafe_view", "detach", "alias")
+    return unsafe or (alias is not None and not alias.is_write)
+
+
+def kernels(work: Callable[[], Any]) -> list[str]:
+    """What ``work`` computes, kernel by kernel."""
+    with Kernels() as counted:
+        work()
+    return counted.names
+
+
+def saved(work: Callable[[], Any], own: nn.Module) -> list[Tensor]:
+    """The tensors that ``work`` keeps for backward, one for each piece of memory, less the parameters of ``own``."""
+    known = {p.untyped_storage().data_ptr() for p in [*own.parameters(), *own.buffers()]}
+    found: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in known:
+            found.setdefault(pointer, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = work()
+    del result
+    return list(found.values())
+
+
+def saved_bytes(work: Callable[[], Any], own: nn.Module) -> int:
+    """Bytes that ``work`` keeps for backward."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved(work, own))
+
+
+class _Watched(dict[str, Any]):
+    """The children of a module, which note that somebody goes through them."""
+
+    def __init__(self, children: dict[str, Any], note: Callable[[], None]) -> None:
+        super().__init__(children)
+        self.note = note
+
+    def __iter__(self) -> Iterator[str]:
+        self.note()
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self.note()
+        return super().items()
+
+    def values(self) -> Any:
+        self.note()
+        return super().values()
+
+    def keys(self) -> Any:
+        self.note()
+        return super().keys()
+
+
+class Visits:
+    """How often somebody went through the children of each module of a model, by the module's name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.counts: dict[str, int] = {}
+        for name, module in list(model.named_modules()):
+            self.counts[name] = 0
+            module.__dict__["_modules"] = _Watched(module._modules, lambda name=name: self._note(name))
+
+    def _note(self, name: str) -> None:
+        self.counts[name] += 1
+
+    @contextmanager
+    def of(self) -> Iterator[dict[str, int]]:
+        """Inside the block the counts start from 0; those that stay 0 are left out in the end."""
+        self.counts = dict.fromkeys(self.counts, 0)
+        found: dict[str, int] = {}
+        yield found
+        found.update({name: count for name, count in self.counts.items() if count})
+
+
+def calls(work: Callable[[], Any]) -> int:
+    """How many functions ``work`` calls, Python's and C's."""
+    count = 0
+
+    def note(frame: Any, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count

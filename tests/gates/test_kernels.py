@@ -1,0 +1,89 @@
+"""Kernels that an adapted layer launches beyond its base: what a GPU waits for, whatever the machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adapterkit import LoraConfig, get_peft_model
+from tests.gates.counting import kernels
+from tests.gates.installed import methods_on_linear, on_linear
+
+BASE = {"inference": 1, "training": 2}
+"""A linear layer's own product, and the one that takes its gradient to its input."""
+
+LOSS = 2
+"""``sum`` and its derivative."""
+
+
+class One(nn.Module):
+    """A linear layer."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.layer = nn.Linear(48, 64, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def lora(active: int = 1, dtype: torch.dtype = torch.float32, **fields):
+    config = LoraConfig(target_modules=["layer"], init_lora_weights=False, **fields)
+    names = [f"a{number}" for number in range(active)]
+    model = get_peft_model(One(dtype), config, names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config.model_copy(update={"lora_alpha": 3 + len(name)}))
+    model.base_model.activate(names)
+    return model
+
+
+def inferred(model, x) -> int:
+    model.requires_grad_(False).eval()
+    with torch.no_grad():
+        model(x)  # what is made once
+        return len(kernels(lambda: model(x))) - BASE["inference"]
+
+
+def trained(model, x) -> int:
+    model.train()
+    x = x.requires_grad_()
+    return len(kernels(lambda: model(x).sum().backward())) - BASE["training"] - LOSS
+
+
+def x_of(rows: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(rows, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("active", [1, 2, 5])
+def test_inference_takes_two_however_many_adapters_are_active(active, dtype):
+    assert inferred(lora(active, dtype), x_of(100, dtype)) == 2
+
+
+def test_a_few_rows_of_bf16_on_a_cpu_take_two_more_in_float32():
+    assert inferred(lora(1, torch.bfloat16), x_of(1, torch.bfloat16)) == 4
+
+
+def test_a_disabled_adapter_takes_none():
+    model = lora().eval()
+    with model.disable_adapter():
+        assert inferred(model, x_of(3)) == 0
+
+
+def test_training_takes_six():
+    assert trained(lora(), x_of(3)) == 6 <= 8
+
+
+def test_training_on_a_bf16_base_casts_each_factor_and_its_gradient():
+    assert trained(lora(dtype=torch.bfloat16), x_of(3, torch.bfloat16)) == 6 + 4
+
+
+@pytest.mark.parametrize("name", methods_on_linear())
+def test_adapters_that_are_loaded_cost_the_active_one_nothing(name):
+    config = on_linear(name, ["layer"])
+    model = get_peft_model(One(), config, "first").eval()
+    alone = kernels(lambda: model(x_of(3)))
+    for number in range(4):
+        model.add_adapter(f"other{number}", config)
+    assert kernels(lambda: model.eval()(x_of(3))) == alone

@@ -1,0 +1,68 @@
+"""What is kept for backward, to the byte."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adapterkit import LoraConfig, get_peft_model
+from tests.gates.counting import saved, saved_bytes
+from tests.gates.installed import methods_on_linear, on_linear
+
+IN, OUT, R, ROWS = 144, 176, 4, 24
+
+NEEDS_THE_WEIGHTS_SHAPE: dict[str, str] = {}
+"""Methods that keep a tensor of the weight's shape for backward: why their mathematics needs it."""
+
+
+class Siblings(nn.Module):
+    """Two layers of one input, as queries and keys are."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.query = nn.Linear(IN, OUT, dtype=dtype)
+        self.key = nn.Linear(IN, OUT, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.query(x) + self.key(x)).sum()
+
+
+def kept(dtype: torch.dtype = torch.float32, *, autocast: bool = False, of: torch.dtype | None = None, **fields) -> int:
+    config = LoraConfig(r=R, target_modules=["query", "key"], **fields)
+    model = get_peft_model(Siblings(dtype), config).train()
+    x = torch.randn(ROWS, IN, dtype=of or dtype, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        return saved_bytes(lambda: model(x), model)
+
+
+def formula(size: int, *, factors: int = 0) -> int:
+    """One input however many layers share it, ``A x`` of each, and what the factors were cast to."""
+    return ROWS * IN * size + 2 * ROWS * R * size + 2 * factors * R * (IN + OUT)
+
+
+def test_float32():
+    assert kept() == formula(4)
+
+
+def test_a_bf16_base_keeps_its_own_type():
+    assert kept(torch.bfloat16) == formula(2, factors=2)
+
+
+def test_dropout_keeps_a_seed():
+    assert kept(lora_dropout=0.1) == formula(4)
+    assert kept(torch.bfloat16, lora_dropout=0.1) == formula(2, factors=2)
+
+
+def test_autocast_keeps_what_it_computes_with():
+    shared = formula(2, factors=2) - ROWS * IN * 2
+    weights = 2 * IN * OUT * 2  # the base's own, cast in every forward
+    assert kept(of=torch.float32, autocast=True) == shared + 2 * ROWS * IN * 2 + weights
+
+
+@pytest.mark.parametrize("name", methods_on_linear())
+def test_no_method_keeps_a_tensor_of_the_weights_shape(name):
+    model = get_peft_model(Siblings(), on_linear(name, ["query", "key"])).train()
+    x = torch.randn(ROWS, IN, requires_grad=True)
+    large = [tuple(tensor.shape) for tensor in saved(lambda: model(x), model) if tensor.numel() == IN * OUT]
+    assert bool(large) == (name in NEEDS_THE_WEIGHTS_SHAPE), f"{name} keeps {large}: give the reason, if there is one"
