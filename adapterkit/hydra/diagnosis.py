@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import ConfigError, did_you_mean
 from adapterkit.hydra.arguments import Arguments
+from adapterkit.hydra.disk import missing_files
 from adapterkit.hydra.origin import Origins
 from adapterkit.hydra.places import conf_dir
 from adapterkit.hydra.private import Composer
@@ -65,7 +66,7 @@ def problems_of(
 ) -> list[Problem]:
     """What is wrong with a composed run."""
     where = Origins(overrides, lambda: composer.files(overrides))
-    return [*shadowed(config), *check(config, where, known=known)[1]]
+    return [*shadowed(config), *check(config, where, known=known)[1], *missing_files(config, where)]
 
 
 def shadowed(config: DictConfig) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -52,6 +52,7 @@ class RunDirectory:
         }
         self.summary: dict[str, Any] = {"status": "running"}
         self._config = config
+        self._made: list[Path] = []
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -84,9 +85,13 @@ class RunDirectory:
         ours = {layout.MANIFEST, layout.CONFIG, layout.SUMMARY, layout.LOG}
         if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ours:
             shutil.rmtree(self.path)
+            for parent in self._made:
+                with suppress(OSError):  # another run's directory is in it by now
+                    parent.rmdir()
 
     def _begin(self) -> None:
         if self.writes:
+            self._made = [parent for parent in self.path.parents if not parent.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             content = json.loads(self._config.model_dump_json())
             write_text(self.path / layout.CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -66,6 +66,12 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["pip install 'adapterkit[slurm]'"],
     ),
     "config directory": (["--config-dir", "nowhere", *LORA], ["--config-dir nowhere: no such directory"]),
+    "no data file": ([*LORA, "data.path=./dev.tsv"], ["data.path: ./dev.tsv: no such file or directory (from "]),
+    "no model directory": (
+        [*LORA, "model.name_or_path=checkpoints/mini/lm"],
+        ["model.name_or_path: checkpoints/mini/lm: no such file or directory"],
+    ),
+    "no data file in a sweep": ([*LORA, "-m", "method.r=4,8", "data.path=/nowhere"], ["data.path: /nowhere: no such"]),
     "nothing to delete": ([*LORA, "~method.rnk"], ["method.rnk"]),
 }
 

@@ -133,6 +133,11 @@ class TestDryRun:
         with pytest.raises(ConfigError, match="querry"):
             run(short_run(dry_run=True, method={"target_modules": ["querry"]}), tmp_path, quiet=True)
 
+    def test_leaves_nothing_of_a_run_that_could_not_begin(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError):
+            run(short_run(method={"target_modules": ["querry"]}), tmp_path / "outputs" / "today" / "now", quiet=True)
+        assert not list(tmp_path.iterdir())
+
 
 class TestFailure:
     def test_loss_that_is_no_number(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
