@@ -122,6 +122,12 @@ class PeftConfig(StrictModel):
         return bool(getattr(self, "trainable_token_indices", None))
 
     @property
+    def row_inputs(self) -> Mapping[str, int]:
+        """The `forward_inputs` that are one integer for every row, and that training cannot do without: each with how
+        many values it may have, from 0. A run takes them from columns of its data."""
+        return {}
+
+    @property
     def data_init(self) -> str | None:
         """``"package.module:function"`` that starts an adapter from training data, or None where none are needed.
 

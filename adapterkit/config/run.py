@@ -56,7 +56,9 @@ class DataConfig(StrictModel):
         0.1, description="Share of the training split held out where there is no validation split."
     )
     columns: dict[str, str] = Field(
-        default_factory=dict, description="The task's column roles to the data's column names: {text: sentence}."
+        default_factory=dict,
+        description="The task's column roles to the data's column names: {text: sentence}. So are the inputs that a "
+        "method takes for every row: {task_ids: source}.",
     )
     max_length: PositiveInt = Field(128, description="Longest input in tokens; longer ones are cut.")
     max_target_length: PositiveInt = Field(64, description="Longest target in tokens, for sequence to sequence.")

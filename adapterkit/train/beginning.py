@@ -40,7 +40,7 @@ def start_from_data(config: RunConfig, model: PeftModel, pipeline: Pipeline, tra
         train,  # type: ignore[arg-type]
         batch_size=config.trainer.per_device_train_batch_size,
         sampler=EpochSampler(len(train), config.seed),
-        collate_fn=pipeline.collate,
+        collate_fn=pipeline.batch,
     )
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from datasets import Dataset
 
@@ -31,6 +32,17 @@ class Roles:
     group_by: str | None = None
     """Role whose equal values stay in one split."""
 
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    """Roles that the method adds (`PeftConfig.row_inputs`): integers from 0, and how many."""
+
+    method: str = ""
+    """Name of that method, for messages."""
+
+    def beside(self, inputs: Mapping[str, int], method: str) -> Roles:
+        """These, and the integers that a method takes for every row."""
+        default = {**self.default, **{name: name for name in inputs}}
+        return replace(self, default=default, required=(*self.required, *inputs), inputs=inputs, method=method)
+
 
 def assign(split: Dataset, roles: Roles, chosen: Mapping[str, str], source: str) -> Dataset:
     """The columns that play a role, under the role's name; all others are dropped.
@@ -45,6 +57,14 @@ def assign(split: Dataset, roles: Roles, chosen: Mapping[str, str], source: str)
         DataError: a role or a column of ``chosen`` does not exist, or a required role has no column.
     """
     there = split.column_names
+    _check_chosen(roles, chosen, there, source)
+    found = {**_by_position(roles, there), **_by_name(roles, there), **chosen}
+    _check_required(roles, found, there, source)
+    names = _renamed(found)
+    return _with_integers(split.select_columns(list(names)).rename_columns(names), roles, found, source)
+
+
+def _check_chosen(roles: Roles, chosen: Mapping[str, str], there: list[str], source: str) -> None:
     for role, column in chosen.items():
         if role not in roles.default:
             near, choices = did_you_mean(role, roles.default), ", ".join(roles.default)
@@ -54,15 +74,36 @@ def assign(split: Dataset, roles: Roles, chosen: Mapping[str, str], source: str)
                 f"data.columns.{role}={column}: {source} has no such column{did_you_mean(column, there)} "
                 f"Columns: {', '.join(there)}"
             )
-    found = {**_by_position(roles, there), **_by_name(roles, there), **chosen}
+
+
+def _check_required(roles: Roles, found: Mapping[str, str], there: list[str], source: str) -> None:
     for role in roles.required:
         if role not in found:
+            whose = f", which {roles.method} needs" if role in roles.inputs else ""
+            near = did_you_mean(role, there) or ("." if whose else "")
             raise DataError(
-                f"{source}: no column for {role!r}{did_you_mean(role, there)} Set data.columns.{role}=<column>. "
+                f"{source}: no column for {role!r}{whose}{near} Set data.columns.{role}=<column>. "
                 f"Columns: {', '.join(there)}"
             )
-    names = _renamed(found)
-    return split.select_columns(list(names)).rename_columns(names)
+
+
+def _with_integers(named: Dataset, roles: Roles, found: Mapping[str, str], source: str) -> Dataset:
+    """The columns with those that the method reads as integers."""
+    for role, size in roles.inputs.items():
+        values = [_integer(value) for value in named[role]]
+        wrong = [index for index, value in enumerate(values) if value is None or not 0 <= value < size]
+        if wrong:
+            there_is = f"column {found[role]!r} has {named[role][wrong[0]]!r} in row {wrong[0]}"
+            raise DataError(f"{source}: {there_is}: {roles.method} takes integers from 0 to {size - 1} as {role}")
+        named = named.remove_columns(role).add_column(role, values)
+    return named
+
+
+def _integer(value: Any) -> int | None:
+    """The integer that a value of a data file is, or writes; None if it is none."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*\d+\s*", value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _renamed(found: Mapping[str, str]) -> dict[str, str]:

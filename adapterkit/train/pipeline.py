@@ -76,6 +76,12 @@ class Pipeline(ABC):
     tokenizer_options: ClassVar[Mapping[str, Any]] = {}
     """What the tokenizer is loaded with."""
 
+    copies: ClassVar[int] = 1
+    """How often every row stands in a batch: all of them one after another, then all of them again."""
+
+    row_inputs: tuple[str, ...] = ()
+    """Columns of integers that the method takes beside the base model's inputs."""
+
     def __init__(self, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config = config
         self.tokenizer = tokenizer
@@ -149,8 +155,9 @@ class Pipeline(ABC):
     def features(self, examples: Dataset) -> Encoded:
         """A split, tokenised, in memory."""
         rows = examples.map(
-            self.encode,
+            self._encode_one if self.row_inputs else self.encode,
             batched=True,
+            batch_size=1 if self.row_inputs else 1000,
             remove_columns=examples.column_names,
             keep_in_memory=True,
             load_from_cache_file=False,
@@ -159,6 +166,21 @@ class Pipeline(ABC):
         if not len(rows):
             raise DataError("no features can be made from this split: are its texts empty?")
         return Encoded(rows, examples)
+
+    def _encode_one(self, example: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The features of one example, and in each row the integers that go with it."""
+        encoded = self.encode(example)
+        count = len(next(iter(encoded.values())))
+        return {**encoded, **{name: example[name] * count for name in self.row_inputs}}
+
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """`collate`, and the integers that the method takes."""
+        added = {name: torch.tensor([row[name] for row in rows] * self.copies) for name in self.row_inputs}
+        return {**self.collate(rows), **added}
+
+    def added(self, batch: Batch) -> Batch:
+        """The part of a batch that the base model does not know."""
+        return {name: batch[name] for name in self.row_inputs}
 
     def padded(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Batch:
         """Rows of token ids as tensors of one length; only what the tokenizer's model takes."""

@@ -76,11 +76,13 @@ def prepare(config: RunConfig, record: RunDirectory, *, load: Loader = load_base
     """Data, base model and adapter of a run; a dry run has no weights."""
     task, method = config.task, with_task(config)
     pipeline_class: type[Pipeline] = resolve(task.pipeline)
+    roles = pipeline_class.roles(task).beside(method.row_inputs, method.peft_type)
     seed_everything(config.seed, deterministic=config.deterministic)
     with record.timed("data"):
         tokenizer = load_tokenizer(config.model, task, **pipeline_class.tokenizer_options)
-        data = load_data(config.data, pipeline_class.roles(task), pipeline_class.builtin)
+        data = load_data(config.data, roles, pipeline_class.builtin)
         pipeline = pipeline_class(config.data, tokenizer)
+        pipeline.row_inputs = tuple(method.row_inputs)
         options = pipeline.learn(data)
     with record.timed("model"):
         base = load(config.model, task, device="meta" if config.dry_run else None, **options)

@@ -67,7 +67,7 @@ class AdapterTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=pipeline.collate,
+            data_collator=pipeline.batch,
             train_dataset=train,
             eval_dataset=validation,
             compute_metrics=self._metrics,

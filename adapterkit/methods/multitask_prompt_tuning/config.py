@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import override
 
 from adapterkit.config.base import Choice, Text
 from adapterkit.config.prompt import WordPromptConfig
@@ -35,6 +37,11 @@ class MultitaskPromptTuningConfig(WordPromptConfig):
     prompt_tuning_init_task: NonNegativeInt = Field(0, description="With EXACT_SOURCE_TASK: which task.")
     num_ranks: PositiveInt = Field(1, description="Rank of each task's factor.")
     num_tasks: PositiveInt = Field(1, description="Number of tasks.")
+
+    @property
+    @override
+    def row_inputs(self) -> Mapping[str, int]:
+        return {"task_ids": self.num_tasks}
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from adapterkit.config.base import Choice
 from adapterkit.config.layer import LayerConfig
@@ -27,3 +29,8 @@ class PolyConfig(LayerConfig):
     n_splits: PositiveInt = Field(1, description="Parts of the features that are mixed by themselves.")
     poly_type: Literal["poly"] = Field("poly", description="Kind of router.")
     init_weights: bool = Field(True, description="Start as the base model; false draws both factors, for tests.")
+
+    @property
+    @override
+    def row_inputs(self) -> Mapping[str, int]:
+        return {"task_ids": self.n_tasks} if self.n_tasks > 1 else {}

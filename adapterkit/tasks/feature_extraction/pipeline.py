@@ -32,6 +32,7 @@ class FeatureExtractionPipeline(Pipeline):
         "sentence2": ("text_pair", "positive", "hypothesis"),
         "score": ("label", "similarity", "similarity_score"),
     }
+    copies: ClassVar[int] = 2
 
     @override
     @classmethod
@@ -56,7 +57,7 @@ class FeatureExtractionPipeline(Pipeline):
 
     @override
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self.added(batch))
         hidden = outputs[0]
         return cosent(cosines(hidden, batch["attention_mask"]), batch["labels"]), {"hidden": hidden}
 

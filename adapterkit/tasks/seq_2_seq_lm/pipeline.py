@@ -52,6 +52,7 @@ class Seq2SeqLmPipeline(Pipeline):
             max_new_tokens=self.config.max_target_length,
             num_beams=1,
             do_sample=False,
+            **self.added(batch),
         )
         return written
 
