@@ -1,5 +1,5 @@
 """Every installed method that PEFT has, too, on every task, in both directions. ``python -m tests.interchange.matrix``
-prints the table.
+runs all of it, prints it as a table, and writes that into ``docs/interchange.md``.
 
 A cell is a method, a task and a direction: one library writes a directory, the other reads it; the keys are the same,
 the tensors equal bit for bit, and the outputs up to rounding.
@@ -124,26 +124,60 @@ def _comparable(found: torch.Tensor, expected: torch.Tensor) -> tuple[torch.Tens
     return found, expected
 
 
-def table() -> str:
-    """The whole matrix as Markdown: ``->`` ours read by PEFT, ``<-`` PEFT's read by us."""
+PAGE = Path(__file__).parents[2] / "docs" / "interchange.md"
+MARKS = {"adapterkit": "→", "peft": "←"}
+
+_TEXT = """# Files that go both ways
+
+PEFT {version} loads a directory that adapterkit writes (→), and adapterkit loads one that PEFT writes (←):
+for each, the tensors have the same names and are equal bit for bit, the config is accepted, and the model computes the
+same up to rounding. The models are tiny, with random weights, and the adapters are moved away from their start.
+
+"no": PEFT itself makes or runs no such model; what it says is below.
+
+Written by `python -m tests.interchange.matrix`; `tests/interchange/test_matrix.py` runs every cell anew and holds this
+page to it. `tests/interchange/test_special.py` goes through what no cell shows: heads, resized and tied embeddings,
+trained tokens, targeted embeddings, DoRA, patterns of ranks, several adapters in one directory, pickled files, and
+transformers' own `load_adapter`; `tests/interchange/test_serving.py` through what vLLM, SGLang, TGI and llama.cpp read.
+
+{table}
+
+{refusals}
+"""
+
+
+def page() -> str:
+    """The whole matrix as a page of the documentation."""
+    entries = {(method, task): _entry(method, task) for method in shared() for task in BASES}
     rows = ["| method | " + " | ".join(BASES) + " |", "|---" * (len(BASES) + 1) + "|"]
     for method in shared():
-        rows.append(f"| {method} | " + " | ".join(_entry(method, task) for task in BASES) + " |")
-    return "\n".join(rows)
+        rows.append(f"| {method} | " + " | ".join(entries[method, task][0] for task in BASES) + " |")
+    refusals = [f"- {method}, {task}: {why}" for (method, task), (_, why) in entries.items() if why]
+    return _TEXT.format(version=peft.__version__, table="\n".join(rows), refusals="\n".join(refusals))
 
 
-def _entry(method: str, task: str) -> str:
-    if refusal(Cell(method, task, "peft")):
-        return "PEFT cannot"
+def _entry(method: str, task: str) -> tuple[str, str]:
+    """What stands in a field of the table, and what PEFT says where it refuses."""
+    why = refusal(Cell(method, task, "peft"))
+    if why:
+        return "no", why
     marks = []
-    for writer, mark in (("adapterkit", "->"), ("peft", "<-")):
+    for writer, mark in MARKS.items():
         try:
             check(Cell(method, task, writer))
             marks.append(mark)
         except Exception as error:
             marks.append(f"{mark} {type(error).__name__}")
-    return " ".join(marks)
+    return " ".join(marks), ""
+
+
+def on_page(method: str, task: str) -> str:
+    """What the page has in one field of its table."""
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if " | " in line]
+    fields = {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[1:]}
+    return fields[method][task]
 
 
 if __name__ == "__main__":
-    print(table())
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
