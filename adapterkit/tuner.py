@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from adapterkit import replication
 from adapterkit.biases import with_biases
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig, pattern_value
@@ -116,8 +117,9 @@ class Tuner(nn.Module):
         if "." in name:
             raise StateError(f"an adapter's name cannot contain a dot: {name!r}")
         config = config.model_copy(deep=True)
-        config, parts = self._parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
-        saved = self._modules_to_save(config)
+        with replication.layers_for(self, config):
+            config, parts = self._parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
+            saved = self._modules_to_save(config)
         if not self.known:
             self._freeze()
         for slot, made in parts.items():
@@ -409,7 +411,10 @@ class Tuner(nn.Module):
         self.layers, self.copies, self.configs, self.adopted = {}, {}, {}, []
         self.selection, self.schedules, self._modules_by_name = Selection(), Schedules(self), None
         if merge:
+            replication.keep(self.model)
             storage.leave_dense(self.model)
+        else:
+            replication.put_back(self.model)
         return self.model
 
 

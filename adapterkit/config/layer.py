@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from adapterkit.config.base import Names, Pattern, PeftConfig
 
@@ -79,6 +79,22 @@ Indices = Annotated[int | list[int], BeforeValidator(_as_indices)]
 Token = Annotated[int, Field(ge=0)]
 TokenIndices = Annotated[list[Token] | dict[str, list[Token]], BeforeValidator(_as_indices)]
 """Trained tokens: a list for the input embedding, or a list for each of some layers, by name or name suffix."""
+
+
+def _as_ranges(value: Any) -> Any:
+    value = _as_indices(value)
+    return [_as_indices(pair) for pair in value] if isinstance(value, list) else value
+
+
+def _is_range(pair: list[int]) -> list[int]:
+    if pair[0] >= pair[1]:
+        raise ValueError(f"a range [start, end) ends after it starts, not {pair}")
+    return pair
+
+
+Range = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2), AfterValidator(_is_range)]
+Ranges = Annotated[list[Range], Field(min_length=1), BeforeValidator(_as_ranges)]
+"""Ranges ``[start, end)`` of numbered layers."""
 
 
 class IndexedLayerConfig(LayerConfig):

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from typing_extensions import override
 
 from adapterkit.config.base import Choice, Names, PositiveNumber
-from adapterkit.config.layer import IndexedLayerConfig, TokenIndices
+from adapterkit.config.layer import IndexedLayerConfig, Ranges, TokenIndices
 from adapterkit.methods.lora.starts import CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
 
 Init = Literal["gaussian", "olora", "pissa", "orthogonal", "eva", "corda", "lora_ga", "loftq"]
@@ -63,6 +63,11 @@ class LoraConfig(IndexedLayerConfig):
         None,
         description="Parameters to adapt that no layer of their own applies, such as stacked experts: names or name "
         "suffixes ('experts.down_proj'). Not narrowed by layers_to_transform.",
+    )
+    layer_replication: Ranges | None = Field(
+        None,
+        description="Ranges [start, end) of the base's layers that are stacked to a deeper model: [[0, 4], [2, 5]]. "
+        "Replicas share their weights, and each has an adapter of its own.",
     )
     trainable_token_indices: TokenIndices | None = Field(
         None,
