@@ -36,6 +36,9 @@ bench: $(VENV)/tests ## measure against PEFT: the whole table
 bench-quick: $(VENV)/tests ## the same on smaller models
 	$(BIN)/python -m bench --quick
 
+docs: $(VENV)/tests ## write the tables of docs/methods.md anew
+	$(BIN)/python -m tests.tables
+
 clean:
 	rm -rf .venv .venv-next
 
