@@ -162,13 +162,12 @@ class LoraAdapter(LayerAdapter):
         return scale * (y - bias + update) + bias
 
     def _update(self, x: Tensor) -> Tensor:
-        """``s B A x``, less the product it started with."""
+        """``s B A drop(x)``, less the product it started with: that is the base's, of which nothing is dropped."""
         self._require_start()
         a, b = self.factors()
         bias = None if self.layer.kind == "embedding" else self.lora_B.bias
-        if self.layer.kind != "embedding":
-            x = seeded_dropout(x, self.dropout) if self.dropout and self.training else x
-        update = self._product(x, a, b, bias)
+        drops = self.dropout and self.training and self.layer.kind != "embedding"
+        update = self._product(seeded_dropout(x, self.dropout) if drops else x, a, b, bias)
         for a, b in self._start_factors():
             update = update - self._product(x, a, b, None)
         return update * self.scaling

@@ -30,8 +30,8 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
     if len(chain) > 1 and not all(_is_summand(adapter) for adapter in chain):
         return None
     dropout = first.dropout if first.training else 0.0
-    if dropout and torch.compiler.is_compiling():
-        return None
+    if dropout and ("start_A" in first._buffers or torch.compiler.is_compiling()):
+        return None  # what a start takes away again is not dropped
     weight: Any = parameters["weight"]
     if "lora_magnitude_vector" in first._parameters:
         update = lora_linear(x, weight, None, *_factors(first), first.scaling, dropout=dropout)
