@@ -7,7 +7,7 @@ knows of the layers afterwards serves loading, saving, switching and merging wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,7 @@ from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, p
 from adapterkit.schedules import Schedules
 from adapterkit.targets import match_subset, match_targets, matching, modules_of, suffixes
 from adapterkit.tokens import make_token_rows
+from adapterkit.tying import Tied
 
 
 class Tuner(nn.Module):
@@ -120,18 +121,25 @@ class Tuner(nn.Module):
         with replication.layers_for(self, config):
             config, parts = self._parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
             saved = self._modules_to_save(config)
+            following = Tied(self.model, self.names, config).follow(saved)
         if not self.known:
             self._freeze()
         for slot, made in parts.items():
             for target, part in made.items():
                 layer = self._layer(target, getattr(part, "layer", None))
                 layer.slot(slot)._modules[name] = part if layer.training else part.eval()
-        for target in saved:
-            self._copied(target).add(name)
+        self._copy(name, saved, following)
         self.configs[name] = config
         if config.inference_mode:
             self.set_trainable(name, False)
         return config
+
+    def _copy(self, name: str, saved: Sequence[str], following: Mapping[str, str]) -> None:
+        """Make adapter ``name``'s copies of modules that are trained whole, and of those whose weight follows one."""
+        for target in saved:
+            self._copied(target).add(name)
+        for target, leader in following.items():
+            self._copied(target).add(name, self.copies[leader].modules_to_save[name])
 
     def _freeze(self) -> None:
         """No parameter of the base receives a gradient; without another walk."""
@@ -145,11 +153,14 @@ class Tuner(nn.Module):
     ) -> tuple[PeftConfig, dict[str, dict[str, nn.Module]]]:
         """The config as it is honoured, and what is put beside layers: slot of `AdaptedLayer` -> target -> adapter."""
         parts: dict[str, dict[str, nn.Module]] = {}
+        tied = Tied(self.model, self.names, config)
+        config = tied.settled(config)
         if isinstance(config, LayerConfig):
-            chosen = self._targets(config)
+            chosen = tied.targets(self._targets(config), config)
             spots = self._spots(config, chosen)
             config = self._honoured(config, chosen)
             parts = self._make(name, config, spots, half=half, meta=meta)
+            parts["adapters"] = tied.following(parts["adapters"])
         parts = with_biases(self.names, config, parts, self._view, saved=self._modules_to_save(config))
         tokens = make_token_rows(self.model, self.names, config)
         parts["tokens"] = {target: _placed(rows, rows.layer, half=half) for target, rows in tokens.items()}
@@ -359,17 +370,25 @@ class Tuner(nn.Module):
         requantise: bool = False,
         progress: bool = False,
     ) -> None:
-        """Fold adapters into the base's weights, all layers or none; see `AdaptedLayer.merge`."""
+        """Fold adapters into the base's weights, all layers or none; see `AdaptedLayer.merge`.
+
+        Without ``keep`` weights that nothing else holds are written to, one layer after the other, once all the others
+        are merged. Interrupted then, the model still computes the same: merged layers with their new weights, the
+        others with their adapters.
+        """
         names = self.selection.active if names is None else tuple(names)
         self.require(*names)
         if self.merged_adapters:
             raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
+        in_place = not keep and not safe
+        last = {name for name, layer in self.layers.items() if in_place and layer.merges_in_place(names)}
+        layers = sorted(self.layers.items(), key=lambda item: item[0] in last)
         errors: dict[str, float] = {}
         try:
-            for name, layer in tqdm(self.layers.items(), desc="merging", disable=not progress):
-                errors[name] = layer.merge(names, safe=safe, requantise=requantise)
+            for name, layer in tqdm(layers, desc="merging", disable=not progress):
+                errors[name] = layer.merge(names, keep=name not in last, safe=safe, requantise=requantise)
         except BaseException:
-            for name in errors:
+            for name in errors.keys() - last:
                 self.layers[name].unmerge()
             raise
         self._tie_again()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,14 @@ class Adapter(Module):
         return None
 
 
+class LowRank(NamedTuple):
+    """The change ``scaling * outer @ inner`` of a linear layer's weight."""
+
+    outer: Tensor  # (out_features, r)
+    inner: Tensor  # (r, in_features)
+    scaling: float
+
+
 class LayerAdapter(Adapter):
     """One adapter's change to one frozen layer ``y = layer(x)``.
 
@@ -137,6 +145,18 @@ class LayerAdapter(Adapter):
             x: ``(..., in_features)``.
         """
         return None
+
+    def low_rank(self) -> LowRank | None:
+        """All that the adapter does now, where that is ``y + scaling * outer (inner x)`` in the type of ``x``; else
+        None, as while it drops something in training. Optional, an accelerator: it is merged without a matrix of the
+        weight's size, and rows of many adapters are computed at once.
+        """
+        return None
+
+    def tied(self, layer: LayerView) -> LayerAdapter:
+        """The adapter that makes of an output layer, which has the weight of this one's embedding, what this one makes
+        of the embedding. Optional; it has no parameters of its own."""
+        raise CapabilityError(f"{type(self).__name__} states no change of an output layer that is tied to its embedding")
 
     is_method: ClassVar[bool] = True
     """False for what stands beside a method's adapter: a trained bias, trained rows of an embedding."""

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from types import MappingProxyType
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.block import call_block, in_call, rows_of
-from adapterkit.nn.merging import merged_parameters
-from adapterkit.nn.module import Module
-from adapterkit.nn.parameters import as_stored, changed_parameters, exchange
+from adapterkit.nn.merged import MergingLayer
+from adapterkit.nn.parameters import as_stored, changed_parameters
 from adapterkit.nn.plain import is_frozen, is_plain_linear
 from adapterkit.nn.selection import Routes, Selection
 from adapterkit.nn.view import LayerView
@@ -27,7 +23,7 @@ SLOTS = ("tokens", "adapters", "biases", "parameter_adapters")
 """What an adapter may have at a layer, innermost first."""
 
 
-class AdaptedLayer(Module):
+class AdaptedLayer(MergingLayer):
     """A frozen ``base_layer`` and the adapters around it, by adapter name. A slot is made when it is first used."""
 
     base_layer: Any
@@ -44,10 +40,6 @@ class AdaptedLayer(Module):
 
     parameter_adapters: nn.ModuleDict
     """Changes to parameters that no layer of their own applies."""
-
-    merged_adapters: tuple[str, ...] = ()
-    _frozen: Mapping[str, Any] = MappingProxyType({})  # the base layer's own parameters, kept while merged
-    _quantised: Sequence[nn.Module] = ()  # the base layer itself where it is quantised, kept while merged
 
     def __init__(self, base_layer: nn.Module, selection: Selection, view: LayerView | None = None) -> None:
         super().__init__()
@@ -79,10 +71,6 @@ class AdaptedLayer(Module):
     def names(self) -> list[str]:
         """The adapters that have something here."""
         return list(dict.fromkeys(name for slot in self.slots for name in slot))
-
-    @property
-    def merged(self) -> bool:
-        return bool(self.merged_adapters)
 
     def __getattr__(self, name: str) -> Any:
         """Foreign code reads ``weight``, ``in_features``, ... off the layer it knows."""
@@ -196,90 +184,6 @@ class AdaptedLayer(Module):
             with selection.narrowed(index, len(x)) if selection.inputs else nullcontext():
                 y = y.index_copy(0, index, adapter.adapt_output(y[index], x[index]))
         return y
-
-    @torch.no_grad()
-    def merge(
-        self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False, requantise: bool = False
-    ) -> float:
-        """Fold adapters into the base layer's weight and bias.
-
-        A quantised layer is replaced by a plain one in full precision.
-
-        Args:
-            names: which adapters, innermost first; None takes the active ones.
-            keep: keep the frozen parameters, so that `unmerge` can put them back.
-            safe: refuse a result that is not finite.
-            requantise: store the merged weight of a quantised layer in the same way as its own.
-
-        Returns:
-            the largest absolute difference between the weight that is stored now and the exact one.
-
-        Raises:
-            StateError: adapters are merged already, or the result is not finite; nothing has changed then.
-            CapabilityError: an adapter's change cannot be expressed by a weight and a bias.
-        """
-        if self.merged:
-            raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
-        here = set(self.names())
-        names = [n for n in (self.selection.active if names is None else names) if n in here]
-        if not names:
-            return 0.0
-        merged = self._merged(names)
-        if safe and not all(tensor.isfinite().all() for tensor in merged.values()):
-            raise StateError(f"merging adapters {names} would give values that are not finite; nothing was changed")
-        if storage.is_quantised(self.base_layer):
-            self._exchange(merged["weight"], merged.get("bias"), requantise=requantise)
-        else:
-            self._frozen = exchange(self.base_layer, as_stored(self.base_layer, merged))
-        self.merged_adapters = tuple(names)
-        error = self._merge_error(merged)
-        if not keep:
-            self.forget_frozen()
-        return error
-
-    def _merged(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """The base layer's parameters with adapters folded in, exact, in the orientation in which they are stored."""
-        held: list[Any] = [self.parameter_adapters[name] for name in names if name in self.parameter_adapters]
-        if held:
-            return changed_parameters(held, exact=True)
-        weight, bias = merged_parameters(self.chain(names), self.view)
-        stored = {"weight": weight.T if self.view.transposed else weight}
-        return stored if bias is None else {**stored, "bias": bias}
-
-    def _merge_error(self, merged: dict[str, Tensor]) -> float:
-        """The largest difference between what is stored now and what was computed."""
-        if self._quantised:
-            return float((storage.read(self.base_layer) - merged["weight"]).abs().max())
-        stored = {name: self.base_layer.get_parameter(name) for name in merged}
-        rounded = [name for name in merged if stored[name].dtype != merged[name].dtype]
-        return max([float((stored[name] - merged[name]).abs().max()) for name in rounded], default=0.0)
-
-    def _exchange(self, weight: Tensor, bias: Tensor | None, *, requantise: bool) -> None:
-        """Put another layer in the place of a quantised one, which is kept."""
-        make = storage.requantised if requantise else storage.dense
-        merged = make(self.base_layer, weight, bias)
-        self._quantised, self.base_layer = [self.base_layer], merged
-
-    def unmerge(self) -> None:
-        """Bit for bit: the frozen parameters were kept, not recomputed."""
-        if self._quantised:
-            self.base_layer = self._quantised[0]
-        exchange(self.base_layer, self._frozen)
-        self.forget_frozen()
-        self.merged_adapters = ()
-
-    def forget_frozen(self) -> None:
-        """Give up what was kept for `unmerge`."""
-        self._frozen, self._quantised = {}, ()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
-        """`.to()`, `.half()` and the like reach the parameters that are kept while merged, too."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            self._frozen = {n: nn.Parameter(fn(p), requires_grad=False) for n, p in self._frozen.items()}
-            for layer in self._quantised:
-                layer._apply(fn)  # type: ignore[no-untyped-call]
-        return self
 
 
 class BiasAdapter(LayerAdapter):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError
-from adapterkit.nn.adapter import LayerAdapter, wrap
+from adapterkit.nn.adapter import LayerAdapter, LowRank, wrap
 from adapterkit.nn.view import LayerView
 
 
@@ -65,3 +66,66 @@ def _probed(
 
 def _at_least_float(tensor: Any) -> Any:
     return tensor.float() if isinstance(tensor, Tensor) and tensor.element_size() < 4 else tensor
+
+
+_BLOCK = 1 << 17
+"""How many numbers of a half type are widened at a time on a CPU: they stay in its cache."""
+
+
+def low_rank_change(chain: Sequence[LayerAdapter], view: LayerView) -> LowRank | None:
+    """All that ``chain`` does, as one product in the orientation in which the weight is stored; None where some adapter
+    does something else."""
+    changes = [adapter.low_rank() for adapter in chain] if view.kind == "linear" else [None]
+    known = [change for change in changes if change is not None]
+    if not known or len(known) < len(changes):
+        return None
+    outer, inner, scaling = known[0]
+    if len(known) > 1:
+        outer = torch.cat([change.outer * (change.scaling / scaling) for change in known], 1)
+        inner = torch.cat([change.inner for change in known])
+    return LowRank(inner.t(), outer.t(), scaling) if view.transposed else LowRank(outer, inner, scaling)
+
+
+def add_low_rank(weight: Tensor, change: LowRank, out: Tensor, *, measure: bool = True) -> float:
+    """``out = weight + change``, computed in float32 at least and rounded once; no matrix of the weight's size is made.
+
+    Against adding the product: 0.17 of the time in place, in bf16 0.5.
+
+    Args:
+        weight: as it is stored.
+        change: in the same orientation.
+        out: of the weight's shape and type; may be the weight.
+        measure: whether to find the error; otherwise 0 is returned where there is one.
+
+    Returns:
+        the largest absolute difference that rounding made.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    outer, inner = change.outer.to(dtype), change.inner.to(dtype)
+    if dtype == weight.dtype:
+        torch.addmm(weight, outer, inner, alpha=change.scaling, out=out)
+        return 0.0
+    rows = max(1, _BLOCK // weight.shape[1]) if weight.is_cpu else len(weight)
+    scratch = torch.empty(min(rows, len(weight)), weight.shape[1], dtype=dtype, device=weight.device)
+    error = 0.0
+    for start in range(0, len(weight), rows):
+        place = slice(start, start + rows)
+        exact = scratch[: len(weight[place])].copy_(weight[place])
+        exact.addmm_(outer[place], inner, alpha=change.scaling)
+        out[place] = exact
+        if measure:
+            error = max(error, float(exact.sub_(out[place].to(dtype)).abs_().amax()))
+    return error
+
+
+def is_held_alone(layer: nn.Module) -> bool:
+    """Whether nothing but ``layer`` holds its weight or its memory: no other module, no variable, no alias, no graph.
+    Only then may the weight be written to."""
+    weight: Any = layer._parameters["weight"]
+    if type(weight) is not nn.Parameter or weight.is_meta or weight.is_inference() or not weight.is_contiguous():
+        return False
+    memory = weight.untyped_storage()
+    mine = memory.nbytes() == weight.numel() * weight.element_size() and memory.resizable() and not memory.is_shared()
+    # the layer's dict, the variable above and the call; the layer's object; the parameter and the storage above
+    alone = sys.getrefcount(weight) <= 3 and weight._use_count() <= 1  # type: ignore[attr-defined]
+    return mine and alone and bool(torch._C._storage_Use_Count(memory._cdata) <= 2)

@@ -71,6 +71,16 @@ class LayerLaws(AdapterCase):
             self.close(*results)
             self.close(*(torch.autograd.grad(y.cos().sum(), parameters, allow_unused=True) for y in results))
 
+    def test_low_rank_change_is_the_onion(self, sample: nn.Module) -> None:
+        model, x = self.adapted(sample), self.inputs(sample)
+        for adapted in adapted_layers(model):
+            for adapter in adapted.chain(("a",)):
+                change = adapter.low_rank()
+                if change is not None:
+                    y = adapted.base_layer(x)
+                    self.close(y + x @ change.inner.T @ change.outer.T * change.scaling, adapter.adapt_output(y, x))
+                    assert torch.equal(adapter.adapt_input(x), x)
+
     def test_grouped_convolutions_work_or_are_refused(self) -> None:
         if "conv" not in self.config.adapter_class().kinds:
             with pytest.raises(CapabilityError):

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.methods.lora import combine, fused, init, start
+from adapterkit.methods.lora import combine, fused, init, start, tied
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.adapter import LayerAdapter, LowRank
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.dropout import seeded_dropout
 from adapterkit.nn.view import LayerView
@@ -142,6 +142,10 @@ class LoraAdapter(LayerAdapter):
         return combine.since(config, state, start)
 
     @override
+    def tied(self, layer: LayerView) -> LayerAdapter:
+        return tied.TiedLora(self, layer)
+
+    @override
     def combine(self, adapters: Sequence[LoraAdapter], weights: Sequence[float], how: Combination) -> None:
         combine.become(self, adapters, weights, how)
 
@@ -149,6 +153,15 @@ class LoraAdapter(LayerAdapter):
     @override
     def fused(cls, chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor | None:
         return fused.forward(chain, layer, x)
+
+    @override
+    def low_rank(self) -> LowRank | None:
+        dropped = self.dropout and self.training
+        if not self.is_plain or dropped or "lora_magnitude_vector" in self._parameters:
+            return None
+        self._require_start()
+        a, b = self.whole_factors()
+        return LowRank(b, a, self.scaling)
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""The part of an adapted layer that folds adapters into its weight, and takes them out again."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from adapterkit.errors import StateError
+from adapterkit.nn import storage
+from adapterkit.nn.adapter import LayerAdapter, LowRank
+from adapterkit.nn.merging import add_low_rank, is_held_alone, low_rank_change, merged_parameters
+from adapterkit.nn.module import Module
+from adapterkit.nn.parameters import as_stored, changed_parameters, exchange
+from adapterkit.nn.selection import Selection
+from adapterkit.nn.view import LayerView
+
+
+class MergingLayer(Module):
+    """A frozen ``base_layer`` that adapters can be folded into."""
+
+    base_layer: nn.Module
+    selection: Selection
+    view: LayerView
+    parameter_adapters: nn.ModuleDict
+
+    merged_adapters: tuple[str, ...] = ()
+    _frozen: Mapping[str, Any] = MappingProxyType({})  # the base layer's own parameters, kept while merged
+    _quantised: Sequence[nn.Module] = ()  # the base layer itself where it is quantised, kept while merged
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The adapters that have something here."""
+
+    @abstractmethod
+    def uses(self, slot: str) -> bool:
+        """Whether any adapter has something in this slot."""
+
+    @abstractmethod
+    def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
+        """What the adapters of ``names`` have here, innermost first."""
+
+    @property
+    def merged(self) -> bool:
+        return bool(self.merged_adapters)
+
+    @torch.no_grad()
+    def merge(
+        self, names: Sequence[str] | None = None, *, keep: bool = True, safe: bool = False, requantise: bool = False
+    ) -> float:
+        """Fold adapters into the base layer's weight and bias.
+
+        A quantised layer is replaced by a plain one in full precision.
+
+        Args:
+            names: which adapters, innermost first; None takes the active ones.
+            keep: keep the frozen parameters, so that `unmerge` can put them back. Otherwise a weight that nothing else
+                holds may be written to.
+            safe: refuse a result that is not finite.
+            requantise: store the merged weight of a quantised layer in the same way as its own.
+
+        Returns:
+            the largest absolute difference between the weight that is stored now and the exact one; not measured, and
+            0, where a weight is written to.
+
+        Raises:
+            StateError: adapters are merged already, or the result is not finite; nothing has changed then.
+            CapabilityError: an adapter's change cannot be expressed by a weight and a bias.
+        """
+        if self.merged:
+            raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
+        here = set(self.names())
+        names = [n for n in (self.selection.active if names is None else names) if n in here]
+        if not names:
+            return 0.0
+        change = None if self._is_special() else low_rank_change(self.chain(names), self.view)
+        if change is not None:
+            return self._merge_low_rank(change, names, keep=keep, safe=safe)
+        merged = self._merged(names)
+        _refuse_infinite(merged, names, safe=safe)
+        if storage.is_quantised(self.base_layer):
+            self._exchange(merged["weight"], merged.get("bias"), requantise=requantise)
+        else:
+            self._frozen = exchange(self.base_layer, as_stored(self.base_layer, merged))
+        self.merged_adapters = tuple(names)
+        error = self._merge_error(merged)
+        if not keep:
+            self.forget_frozen()
+        return error
+
+    def _is_special(self) -> bool:
+        return storage.is_quantised(self.base_layer) or self.uses("parameter_adapters")
+
+    def merges_in_place(self, names: Sequence[str]) -> bool:
+        """Whether merging ``names`` for good writes to the weight itself, which no error of theirs can interrupt."""
+        if self._is_special() or self.view.kind != "linear" or not is_held_alone(self.base_layer):
+            return False
+        return low_rank_change(self.chain(names), self.view) is not None
+
+    def _merge_low_rank(self, change: LowRank, names: Sequence[str], *, keep: bool, safe: bool) -> float:
+        in_place = not keep and not safe and is_held_alone(self.base_layer)
+        weight = self.base_layer.get_parameter("weight").detach()
+        out = weight if in_place else torch.empty_like(weight)
+        error = add_low_rank(weight, change, out, measure=keep)
+        if not in_place:
+            _refuse_infinite({"weight": out}, names, safe=safe)
+            self._frozen = exchange(self.base_layer, {"weight": out})
+        self.merged_adapters = tuple(names)
+        if not keep:
+            self.forget_frozen()
+        return error
+
+    def _merged(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The base layer's parameters with adapters folded in, exact, in the orientation in which they are stored."""
+        held: list[Any] = [self.parameter_adapters[name] for name in names if name in self.parameter_adapters]
+        if held:
+            return changed_parameters(held, exact=True)
+        weight, bias = merged_parameters(self.chain(names), self.view)
+        stored = {"weight": weight.T if self.view.transposed else weight}
+        return stored if bias is None else {**stored, "bias": bias}
+
+    def _merge_error(self, merged: dict[str, Tensor]) -> float:
+        """The largest difference between what is stored now and what was computed."""
+        if self._quantised:
+            return float((storage.read(self.base_layer) - merged["weight"]).abs().max())
+        stored = {name: self.base_layer.get_parameter(name) for name in merged}
+        rounded = [name for name in merged if stored[name].dtype != merged[name].dtype]
+        return max([float((stored[name] - merged[name]).abs().max()) for name in rounded], default=0.0)
+
+    def _exchange(self, weight: Tensor, bias: Tensor | None, *, requantise: bool) -> None:
+        """Put another layer in the place of a quantised one, which is kept."""
+        make = storage.requantised if requantise else storage.dense
+        merged = make(self.base_layer, weight, bias)
+        self._quantised, self.base_layer = [self.base_layer], merged
+
+    def unmerge(self) -> None:
+        """Bit for bit: the frozen parameters were kept, not recomputed."""
+        if self._quantised:
+            self.base_layer = self._quantised[0]
+        exchange(self.base_layer, self._frozen)
+        self.forget_frozen()
+        self.merged_adapters = ()
+
+    def forget_frozen(self) -> None:
+        """Give up what was kept for `unmerge`."""
+        self._frozen, self._quantised = {}, ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """`.to()`, `.half()` and the like reach the parameters that are kept while merged, too."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self._frozen = {n: nn.Parameter(fn(p), requires_grad=False) for n, p in self._frozen.items()}
+            for layer in self._quantised:
+                layer._apply(fn)  # type: ignore[no-untyped-call]
+        return self
+
+
+def _refuse_infinite(merged: Mapping[str, Tensor], names: Sequence[str], *, safe: bool) -> None:
+    if safe and not all(tensor.isfinite().all() for tensor in merged.values()):
+        raise StateError(f"merging adapters {list(names)} would give values that are not finite; nothing was changed")
