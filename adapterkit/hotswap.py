@@ -10,6 +10,7 @@ from torch import nn
 
 from adapterkit.checkpoint import set_peft_model_state_dict, tuner_of
 from adapterkit.errors import CapabilityError
+from adapterkit.identity import check_base
 from adapterkit.saving import Reading
 from adapterkit.tuner import Tuner
 
@@ -42,11 +43,12 @@ def hotswap_adapter(
     config, old = reading.config(model_name_or_path), tuner.configs[adapter_name]
     if old is not None and (config.peft_type != old.peft_type or config.is_prompt_learning):
         raise CapabilityError(f"a {config.peft_type} adapter cannot be put in the place of a {old.peft_type} one")
-    state = reading.state(model_name_or_path, torch_device)
+    contents = reading.contents(model_name_or_path, torch_device)
     trainable = {p.requires_grad for _, part in tuner.parts(adapter_name) for p in part.parameters()} == {True}
     tuner.add(_INCOMING, config)
     try:
-        set_peft_model_state_dict(model, state, _INCOMING)
+        set_peft_model_state_dict(model, contents.tensors, _INCOMING)
+        check_base(model, _INCOMING, contents.metadata, str(model_name_or_path))
         _exchange(tuner, adapter_name)
     finally:
         tuner.delete(_INCOMING)

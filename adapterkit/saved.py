@@ -14,6 +14,7 @@ from adapterkit.card import write_card
 from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
 from adapterkit.hub import upload
+from adapterkit.identity import check_base, identity
 from adapterkit.tuner import model_path
 
 
@@ -82,7 +83,8 @@ class Saved(Described):
             if start is not None:
                 config, state = config.adapter_class().since(config, state, saving.load_peft_weights(start))
             text = config.to_json(**self._base_facts(name))
-            saving.write_adapter(self._folder(directory, name), state, text, safe=safe_serialization)
+            folder, facts = self._folder(directory, name), identity(self, name)
+            saving.write_adapter(folder, state, text, safe=safe_serialization, metadata=facts)
         write_card(directory, self)
 
     @staticmethod
@@ -169,15 +171,17 @@ class Saved(Described):
         reading = saving.Reading.of(options, strict=strict)
         known = adapter_name in self.peft_config
         config = None if known else reading.config(model_id).model_copy(update={"inference_mode": not is_trainable})
-        state = reading.state(model_id, torch_device)
+        contents = reading.contents(model_id, torch_device)
         if config is not None:
             self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
         try:
-            return self._take(state, adapter_name, reading)
+            result = self._take(contents.tensors, adapter_name, reading)
         except Exception:
             if not known:
                 self.delete_adapter(adapter_name)
             raise
+        check_base(self, adapter_name, contents.metadata, str(model_id))
+        return result
 
     def _take(self, state: checkpoint.State, name: str, reading: saving.Reading) -> checkpoint.LoadResult:
         """Give adapter ``name`` its tensors, and its mode: dropout is for adapters that are trained."""
@@ -223,13 +227,14 @@ class Saved(Described):
         """
         reading = saving.Reading.of(options, strict=strict)
         config = reading.config(model_id) if config is None else config
-        state = reading.state(model_id, torch_device)
+        contents = reading.contents(model_id, torch_device)
         config = config.model_copy(update={"inference_mode": not is_trainable})
         wrapped = cls._wrapper(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
         try:
-            wrapped._take(state, adapter_name, reading)
+            wrapped._take(contents.tensors, adapter_name, reading)
         except Exception:
             wrapped.unload()
             raise
+        check_base(wrapped, adapter_name, contents.metadata, str(model_id))
         wrapped.train(is_trainable)
         return wrapped  # type: ignore[no-any-return]

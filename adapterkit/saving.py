@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -83,12 +85,26 @@ class Reading:
         """The saved adapter's config."""
         return PeftConfig.from_pretrained(model_id, allow_unknown=self.allow_unknown, **self.hub)
 
-    def state(self, model_id: str | Path, device: str | torch.device | None = None) -> State:
-        """The saved adapter's tensors."""
-        return load_peft_weights(model_id, device, key_mapping=self.key_mapping, **self.hub)
+    def contents(self, model_id: str | Path, device: str | torch.device | None = None) -> Contents:
+        """The saved adapter's tensors, and what the file says of them."""
+        return read_weights(model_id, device, self.key_mapping, **self.hub)
 
 
-def write_adapter(directory: Path, state: Mapping[str, Tensor], config: str, *, safe: bool = True) -> None:
+class Contents(NamedTuple):
+    """What a file of tensors holds."""
+
+    tensors: State
+    metadata: Mapping[str, str]
+
+
+def write_adapter(
+    directory: Path,
+    state: Mapping[str, Tensor],
+    config: str,
+    *,
+    safe: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write an adapter's tensors and config. Both files are complete before either takes its name.
 
     Args:
@@ -96,6 +112,7 @@ def write_adapter(directory: Path, state: Mapping[str, Tensor], config: str, *, 
         state: tensors by key.
         config: content of ``adapter_config.json``.
         safe: safetensors; otherwise a pickled dict, for readers that know nothing else.
+        metadata: what a safetensors file says of itself, besides its format.
 
     Raises:
         CheckpointError: a file cannot be written; those that were there are as before.
@@ -104,7 +121,8 @@ def write_adapter(directory: Path, state: Mapping[str, Tensor], config: str, *, 
     try:
         with replacing_all(directory / name, directory / CONFIG_NAME) as (weights, settings):
             if safe:
-                save_file(_unshared(state), weights, metadata={"format": "pt"})
+                save_file(_unshared(state), weights, metadata={"format": "pt", **(metadata or {})})
+                _order_metadata(weights)
             else:
                 torch.save({key: tensor.clone() for key, tensor in state.items()}, weights)
             settings.write_text(config, encoding="utf-8")
@@ -112,6 +130,18 @@ def write_adapter(directory: Path, state: Mapping[str, Tensor], config: str, *, 
             (directory / WEIGHTS_NAME).unlink(missing_ok=True)  # readers would prefer the older file
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"the adapter cannot be written to {directory}: {error}") from error
+
+
+def _order_metadata(path: Path) -> None:
+    """Write a safetensors file's metadata in the order of their names: it comes out in another one on every run."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) <= length:
+            file.seek(8)
+            file.write(ordered.ljust(length))
 
 
 def _unshared(state: Mapping[str, Tensor]) -> State:
@@ -143,16 +173,34 @@ def load_peft_weights(
     Raises:
         CheckpointError: no weights, or a file that cannot be read.
     """
+    return read_weights(model_id, device, key_mapping, **hub).tensors
+
+
+def read_weights(
+    model_id: str | Path,
+    device: str | torch.device | None = None,
+    key_mapping: Mapping[str, str] | None = None,
+    **hub: Any,
+) -> Contents:
+    """`load_peft_weights`, with what the file says of itself."""
     path = _weights_file(model_id, **hub)
     try:
         state = _read(path, "cpu" if device is None else str(device))
+        metadata = _metadata(path)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # pickle's own errors: weights_only refuses whatever is not a tensor
         raise CheckpointError(f"{path} is not a file of tensors: {error}") from error
     if state is None:
         raise CheckpointError(f"{path} is not a file of tensors")
-    return {_renamed(key, key_mapping): tensor for key, tensor in state.items()} if key_mapping else state
+    return Contents({_renamed(key, key_mapping or {}): tensor for key, tensor in state.items()}, metadata)
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 _READS = "backend" in signature(load_file).parameters
