@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -14,6 +13,7 @@ from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.tokens import TiedTokens, TokenAdapter, TokenRows
 from adapterkit.nn.view import LayerView
 from adapterkit.targets import Modules, matching
+from adapterkit.tying import input_embedding, weight_of
 
 FIELD = "trainable_token_indices"
 
@@ -39,7 +39,7 @@ def make_token_rows(model: nn.Module, modules: Modules, config: PeftConfig) -> d
     for target in wanted:
         if isinstance(modules[target], CopiedLayer) or target in saved:
             raise CapabilityError(f"{FIELD}: {target!r} is trained whole, by modules_to_save")
-    leader = _input_embedding(model, modules)
+    leader = input_embedding(model, modules)
     followers = [] if leader not in wanted else _followers(modules, leader, wanted)
     made: dict[str, TokenRows] = {}
     for target, indices in wanted.items():
@@ -58,37 +58,23 @@ def _wanted(
         return {}
     if isinstance(stated, Mapping):
         return {target: indices for name, indices in stated.items() for target in matching(modules, [name], FIELD)}
-    embedding = _input_embedding(model, modules)
+    embedding = input_embedding(model, modules)
     if embedding is None:
         raise TargetError(f"{FIELD}: the model does not name its input embedding; give {{name: indices}}")
     return {embedding: stated}
 
 
-def _input_embedding(model: nn.Module, modules: Modules) -> str | None:
-    try:
-        embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    except NotImplementedError:
-        return None
-    return next((name for name, module in modules.items() if module is embedding), None)
-
-
 def _followers(modules: Modules, leader: str, wanted: Mapping[str, Sequence[int]]) -> list[str]:
     """The layers whose weight is the leader's, other than those that have indices of their own or are trained whole."""
-    weight, indices = _weight(modules[leader]), wanted[leader]
+    weight, indices = weight_of(modules[leader]), wanted[leader]
     return [
         name
         for name, module in modules.items()
         if name != leader
         and not isinstance(module, CopiedLayer)
-        and _weight(module) is weight
+        and weight_of(module) is weight
         and wanted.get(name, indices) == indices
     ]
-
-
-def _weight(module: nn.Module) -> Any:
-    """A layer's stored weight; an object of its own where there is none."""
-    layer = module.base_layer if isinstance(module, AdaptedLayer) else module
-    return layer._parameters.get("weight", module)
 
 
 def _view(module: nn.Module) -> LayerView:

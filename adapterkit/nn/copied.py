@@ -22,9 +22,11 @@ class CopiedLayer(nn.Module):
         self.modules_to_save = nn.ModuleDict()  # adapter name -> copy
         self.selection = selection
 
-    def add(self, name: str) -> nn.Module:
-        """A trainable copy for adapter ``name``."""
+    def add(self, name: str, leader: nn.Module | None = None) -> nn.Module:
+        """A trainable copy for adapter ``name``; its weight is that of ``leader``, another copy, if there is one."""
         fresh = copy.deepcopy(self.original_module).requires_grad_(True)
+        if leader is not None:
+            fresh.weight = leader.weight
         self.modules_to_save[name] = fresh
         return fresh
 

@@ -74,6 +74,11 @@ class LoraConfig(IndexedLayerConfig):
         description="Tokens whose embeddings are trained beside the adapter: a list for the input embedding, which "
         "tied output layers follow, or {layer name: list}.",
     )
+    ensure_weight_tying: bool = Field(
+        False,
+        description="Adapt, or train whole, the input embedding and the layers that share its weight as one, where any "
+        "of them is meant.",
+    )
     compute_dtype: Literal["input", "adapter"] = Field(
         "input",
         description="Type the low-rank products are computed in: the activations', or the factors' own (as in PEFT).",
