@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +154,15 @@ def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("use_auth_token") is not None:
         chosen.setdefault("token", options["use_auth_token"])
     return chosen
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """The directories that making ``path`` with its parents would make, the innermost first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the directories that are there and have nothing in them."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

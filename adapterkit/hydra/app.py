@@ -13,10 +13,11 @@ from hydra.errors import CompactHydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIALS, ConfigError
+from adapterkit.files import remove_empty
 from adapterkit.hydra.arguments import Arguments, completion_line, parse
 from adapterkit.hydra.diagnosis import compact, composer_for, diagnose
 from adapterkit.hydra.places import conf_dir
-from adapterkit.hydra.preflight import Preflight, started_sweep
+from adapterkit.hydra.preflight import Preflight, new_folders, started_sweep
 from adapterkit.hydra.private import allowing, version_options
 from adapterkit.hydra.problems import ConfigProblems, Problem
 from adapterkit.hydra.source import install
@@ -54,6 +55,7 @@ def _run(argv: Sequence[str]) -> int:
     try:
         return _call_hydra(settled(arguments, composer_for(arguments)))
     except RunFailed as failed:
+        remove_empty(new_folders.get())
         raise failed.error from None
     except (CompactHydraException, OmegaConfBaseException, ConfigError) as error:
         problems = diagnose(arguments) or [Problem("", compact(error))]

@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from adapterkit.errors import EXIT_CONFIG
+from adapterkit.files import missing_folders
 from adapterkit.hydra.diagnosis import problems_of, shadowed
 from adapterkit.hydra.disk import missing_files
 from adapterkit.hydra.private import Composer, given
@@ -35,6 +36,9 @@ class Sweep:
 started_sweep: ContextVar[Sweep | None] = ContextVar("started_sweep", default=None)
 """The sweep that this process has begun."""
 
+new_folders: ContextVar[tuple[Path, ...]] = ContextVar("new_folders", default=())
+"""The directories that Hydra makes for a run, the innermost first."""
+
 
 class Preflight(Callback):
     """Named in ``conf/config.yaml``."""
@@ -42,6 +46,7 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         composer = Composer.running(config)
         stop_on(problems_of(config, composer, [*given(config, "hydra"), *given(config, "task")]))
+        new_folders.set(tuple(missing_folders(Path(str(config.hydra.run.dir)))))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         composer = Composer.running(config)

@@ -9,7 +9,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
-from adapterkit.files import write_text
+from adapterkit.files import missing_folders, remove_empty, write_text
 from adapterkit.train import fingerprints, layout
 
 logger = logging.getLogger("adapterkit")
@@ -63,7 +63,7 @@ class RunDirectory:
         self._begin()
         handler = self._log_handler()
         try:
-            with logging_to(handler):
+            with _the_log(handler):
                 yield
                 self._end("ok", None)
         except KeyboardInterrupt:
@@ -85,13 +85,11 @@ class RunDirectory:
         ours = {layout.MANIFEST, layout.CONFIG, layout.SUMMARY, layout.LOG}
         if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ours:
             shutil.rmtree(self.path)
-            for parent in self._made:
-                with suppress(OSError):  # another run's directory is in it by now
-                    parent.rmdir()
+            remove_empty(self._made)
 
     def _begin(self) -> None:
         if self.writes:
-            self._made = [parent for parent in self.path.parents if not parent.exists()]
+            self._made = missing_folders(self.path.parent)
             self.path.mkdir(parents=True, exist_ok=True)
             content = json.loads(self._config.model_dump_json())
             write_text(self.path / layout.CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -141,16 +139,31 @@ def now() -> str:
 
 
 @contextmanager
-def logging_to(handler: logging.Handler) -> Iterator[None]:
-    """Everything that adapterkit logs inside the block also goes to ``handler``."""
+def logging_to(handler: logging.Handler, *, of: logging.Logger = logger) -> Iterator[None]:
+    """Everything that adapterkit logs inside the block also goes to ``handler``; ``of`` the root, all else too."""
     level = logger.level
-    logger.addHandler(handler)
+    of.addHandler(handler)
     logger.setLevel(min(logging.INFO, level or logging.INFO))
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        of.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def _the_log(handler: logging.Handler) -> Iterator[None]:
+    """Everything that is logged inside the block goes to ``handler``, and not to the log that Hydra has begun: it may
+    be the same file, or that of a directory which a resumed run does not need.
+    """
+    root = logging.getLogger()
+    begun = [h for h in root.handlers if isinstance(h, logging.FileHandler) and Path(h.baseFilename).name == layout.LOG]
+    root.handlers[:] = [h for h in root.handlers if h not in begun]
+    try:
+        with logging_to(handler, of=root):
+            yield
+    finally:
+        root.handlers[:] = [*root.handlers, *begun]
 
 
 @final

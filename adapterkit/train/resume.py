@@ -69,9 +69,9 @@ def adapter_folder(directory: Path) -> Path:
 def choose(config: RunConfig, directory: Path) -> tuple[Path, Path | None]:
     """The directory that a run belongs in, and the checkpoint it goes on from.
 
-    ``resume=auto`` looks beside ``directory`` and one level above for the newest run of the same configuration that did
-    not end and is not running; without one, and without ``resume``, the run begins in ``directory``. A run that was
-    stopped before its first checkpoint begins again in its own directory.
+    ``resume=auto`` looks in ``directory``, beside it and one level above for the newest run of the same configuration
+    that did not end and is not running; without one, and without ``resume``, the run begins in ``directory``. A run
+    that was stopped before its first checkpoint begins again in its own directory.
 
     Raises:
         ConfigError: ``resume`` names a directory that is no run, was run with another configuration, or has ended.
@@ -99,8 +99,7 @@ def newest_unfinished(config: RunConfig, directory: Path) -> Path | None:
     manifests = {
         path.resolve() for root in roots for depth in ("*", "*/*") for path in root.glob(f"{depth}/{MANIFEST}")
     }
-    runs = [path.parent for path in manifests if path.parent != directory.resolve()]
-    runs = [run for run in runs if is_unfinished(run) and same_config(config, run)]
+    runs = [path.parent for path in manifests if is_unfinished(path.parent) and same_config(config, path.parent)]
     return max(runs, key=lambda run: str(read_manifest(run).get("started", "")), default=None)
 
 

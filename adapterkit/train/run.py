@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from adapterkit.build import get_peft_model
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
+from adapterkit.files import remove_empty
 from adapterkit.model import PeftModel
 from adapterkit.optimizers import optimizer_for
 from adapterkit.registry import resolve
@@ -59,6 +60,8 @@ def run(config: RunConfig, directory: Path, *, load: Loader = load_base, quiet: 
         CheckFailedError: the adapter did not move.
     """
     where, checkpoint = resume.choose(config, Path(directory))
+    if where != Path(directory):
+        remove_empty([Path(directory)])  # Hydra made it
     record = RunDirectory(where, config)
     with _console(quiet), record.recording():
         if checkpoint is not None:

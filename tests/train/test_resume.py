@@ -84,7 +84,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, directory: Path, *, step: int, 
             run(short_run(**{**CHANGES, **changes}), directory, quiet=True)
 
 
-def test_killed_in_mid_epoch(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", ["second", "first"])
+def test_killed_in_mid_epoch(whole: Path, tmp_path: Path, again: str) -> None:
     killed = tmp_path / "day" / "first"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ended = subprocess.run([sys.executable, "-c", KILLED, str(killed)], env=environment, check=False)
@@ -94,8 +95,10 @@ def test_killed_in_mid_epoch(whole: Path, tmp_path: Path) -> None:
     half.mkdir()
     (half / "adapter_config.json").write_text("{")
 
-    summary = run(short_run(**CHANGES, resume="auto"), tmp_path / "day" / "second", quiet=True)
+    summary = run(short_run(**CHANGES, resume="auto"), tmp_path / "day" / again, quiet=True)
     assert summary["directory"] == str(killed)
+    assert layout.read_manifest(killed)["resumed"]
+    assert "going on in" in (killed / layout.LOG).read_text()
     assert not half.exists() or (half / resume.MARKER).exists()
     assert layout.read_manifest(killed)["status"] == "ok"
     assert_same_end(whole, killed)

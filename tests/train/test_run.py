@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,20 @@ class TestDryRun:
     def test_finds_mistakes(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="querry"):
             run(short_run(dry_run=True, method={"target_modules": ["querry"]}), tmp_path, quiet=True)
+
+    def test_says_everything_once_in_its_log(self, tmp_path: Path) -> None:
+        log = tmp_path / "run" / layout.LOG
+        log.parent.mkdir()
+        begun = logging.FileHandler(log)  # as Hydra's
+        logging.getLogger().addHandler(begun)
+        try:
+            run(short_run(dry_run=True), log.parent, quiet=True)
+            logging.getLogger("elsewhere").warning("afterwards")
+        finally:
+            logging.getLogger().removeHandler(begun)
+            begun.close()
+        assert log.read_text().count("parameters are trained") == 1
+        assert "afterwards" in log.read_text()
 
     def test_leaves_nothing_of_a_run_that_could_not_begin(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
