@@ -16,6 +16,7 @@ from adapterkit.nn.block import call_block, in_call, rows_of
 from adapterkit.nn.merged import MergingLayer
 from adapterkit.nn.parameters import as_stored, changed_parameters
 from adapterkit.nn.plain import is_frozen, is_plain_linear
+from adapterkit.nn.routing import rows_change
 from adapterkit.nn.selection import Routes, Selection
 from adapterkit.nn.view import LayerView
 
@@ -170,19 +171,29 @@ class AdaptedLayer(MergingLayer):
         self, base: Callable[[Any], Any], x: Tensor, routes: Routes, others: Mapping[str, Any] | None = None
     ) -> Any:
         """Each row through its own adapter, and all rows through the base layer at once."""
-        selection = self.selection
-        rows = {name: index.to(x.device) for name, index in routes.fit(x.shape[0]).rows.items()}
-        chains: list[Any] = [(adapter, index) for name, index in rows.items() for adapter in self.chain((name,))]
+        routes = routes.fit(x.shape[0])
+        parts = [(part, index) for name, index in routes.rows.items() for part in self.chain((name,))]
+        change = None if others else rows_change(parts, routes, x, self.view.kept)
+        if change is not None:
+            self.view.kept = change if change.is_kept else None
+            return change.add(base(x), x)
+        chains: list[Any] = [(part, index.to(x.device)) for part, index in parts]
         if others:
             chains = [(in_call(adapter, rows_of(others, index, len(x))), index) for adapter, index in chains]
-        inputs = x
-        for adapter, index in chains:
-            if type(adapter).adapt_input is not LayerAdapter.adapt_input:
-                inputs = inputs.index_copy(0, index, adapter.adapt_input(x[index]))
+        return self._row_by_row(base, x, chains)
+
+    def _row_by_row(self, base: Callable[[Any], Any], x: Tensor, chains: Sequence[tuple[Any, Tensor]]) -> Any:
+        """Some rows at a time through each adapter, written into one output."""
+        selection, inputs = self.selection, x
+        turned = [(part, index) for part, index in chains if type(part).adapt_input is not LayerAdapter.adapt_input]
+        for adapter, index in turned:
+            inputs = x.clone() if inputs is x else inputs
+            inputs.index_copy_(0, index, adapter.adapt_input(x[index]))
         y = base(inputs)
+        y = y.clone() if chains else y
         for adapter, index in chains:
             with selection.narrowed(index, len(x)) if selection.inputs else nullcontext():
-                y = y.index_copy(0, index, adapter.adapt_output(y[index], x[index]))
+                y.index_copy_(0, index, adapter.adapt_output(y[index], x[index]))
         return y
 
 

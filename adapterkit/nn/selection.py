@@ -19,6 +19,8 @@ class Routes:
 
     rows: Mapping[str, Tensor]  # adapter name -> indices into dimension 0, each (rows of that adapter,)
     size: int
+    names: tuple[str, ...] = ()
+    """What they were made from."""
 
     @classmethod
     def of(cls, adapter_names: Sequence[str]) -> Routes:
@@ -27,7 +29,8 @@ class Routes:
         for index, name in enumerate(adapter_names):
             if name != BASE:
                 rows.setdefault(name, []).append(index)
-        return cls({name: torch.tensor(indices) for name, indices in rows.items()}, len(adapter_names))
+        indices = {name: torch.tensor(found) for name, found in rows.items()}
+        return cls(indices, len(adapter_names), tuple(adapter_names))
 
     def fit(self, rows: int) -> Routes:
         """The same routes for a batch in which every row stands several times in a row, as in beam search.
@@ -43,7 +46,8 @@ class Routes:
             )
         times = rows // self.size
         spread = torch.arange(times)
-        return Routes({n: (r[:, None] * times + spread.to(r.device)).flatten() for n, r in self.rows.items()}, rows)
+        spread_rows = {n: (r[:, None] * times + spread.to(r.device)).flatten() for n, r in self.rows.items()}
+        return Routes(spread_rows, rows, self.names)
 
 
 @dataclass(eq=False)

@@ -79,6 +79,17 @@ def test_training_on_a_bf16_base_casts_each_factor_and_its_gradient():
     assert trained(lora(dtype=torch.bfloat16), x_of(3, torch.bfloat16)) == 6 + 4
 
 
+def test_rows_by_adapter_take_as_many_kernels_for_nine_as_for_twelve():
+    def routed(used: int) -> int:
+        model, x = lora(12, r=8).requires_grad_(False).eval(), x_of(24)
+        names = [f"a{row % used}" for row in range(24)]
+        with torch.no_grad():
+            model(x, adapter_names=names)
+            return len(kernels(lambda: model(x, adapter_names=names)))
+
+    assert routed(9) == routed(12) <= routed(2) <= BASE["inference"] + 4
+
+
 @pytest.mark.parametrize("name", methods_on_linear())
 def test_adapters_that_are_loaded_cost_the_active_one_nothing(name):
     config = on_linear(name, ["layer"])

@@ -34,7 +34,7 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
         return None  # what a start takes away again is not dropped
     weight: Any = parameters["weight"]
     if "lora_magnitude_vector" in first._parameters:
-        update = lora_linear(x, weight, None, *_factors(first), first.scaling, dropout=dropout)
+        update = lora_linear(x, weight, None, *factors(first), first.scaling, dropout=dropout)
         return _rescaled(update, first.lora_magnitude_vector / first.norm(), parameters["bias"])
     kept = None if dropout else _ready(chain, x, weight)
     if kept is not None:
@@ -58,7 +58,8 @@ def _is_summand(adapter: LoraAdapter) -> bool:
     return adapter.is_plain and not (dropped or adapter.awaits_data or "lora_magnitude_vector" in adapter._parameters)
 
 
-def _factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
+def factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
+    """``A, B`` on a linear layer, whose product is the whole change."""
     held: Any = adapter._modules  # past nn.Module.__getattr__, which costs as much as a small kernel
     if "start_A" in adapter._buffers:
         return adapter.whole_factors()
@@ -68,12 +69,12 @@ def _factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
 def _joined(chain: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor, float]:
     """One pair of factors and a scale that do what all of ``chain`` do, side by side along the rank."""
     if len(chain) == 1:
-        return *_factors(chain[0]), chain[0].scaling
-    factors, scaling = [_factors(adapter) for adapter in chain], chain[0].scaling
-    a = torch.cat([a for a, _ in factors])
+        return *factors(chain[0]), chain[0].scaling
+    pairs, scaling = [factors(adapter) for adapter in chain], chain[0].scaling
+    a = torch.cat([a for a, _ in pairs])
     if all(adapter.scaling == scaling for adapter in chain):
-        return a, torch.cat([b for _, b in factors], 1), scaling
-    return a, torch.cat([b * adapter.scaling for (_, b), adapter in zip(factors, chain, strict=True)], 1), 1.0
+        return a, torch.cat([b for _, b in pairs], 1), scaling
+    return a, torch.cat([b * adapter.scaling for (_, b), adapter in zip(pairs, chain, strict=True)], 1), 1.0
 
 
 def _rescaled(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -80,8 +80,8 @@ def ready(chain: Sequence[LoraAdapter], x: Tensor) -> Ready | None:
         sources += held["lora_A"]._parameters["weight"], held["lora_B"]._parameters["weight"]
         scalings.append(adapter.scaling)
     dtype, view = _dtype(x), chain[0].layer
-    kept: Ready | None = view.kept
-    if kept is not None and kept.fits(sources, scalings, dtype):
+    kept: Any = view.kept
+    if type(kept) is Ready and kept.fits(sources, scalings, dtype):
         return kept
     if any("start_A" in adapter._buffers for adapter in chain):
         return None
