@@ -228,14 +228,14 @@ class PeftModel(Saved):
         """
         # Set anew in every forward, and not cleared after it: gradient checkpointing runs the layers again in backward.
         self.base_model.selection.routes = self._routes(adapter_names, args, kwargs)
-        self._take_inputs(kwargs)
+        self._take_inputs(args, kwargs)
         prompt = self._active_prompt()
         if prompt is None:
             outputs = self.base_model(*args, **kwargs)
             return self.base_model.schedules.add_loss(outputs) if self.training else outputs
         return self._prompts().call_with_prompt(self, prompt, args, kwargs)
 
-    def _take_inputs(self, kwargs: dict[str, Any]) -> None:
+    def _take_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Move the inputs that active adapters read, and the base model does not know, to where they find them."""
         selection, configs = self.base_model.selection, self.peft_config
         names = selection.active if selection.routes is None else selection.routes.rows
@@ -245,6 +245,25 @@ class PeftModel(Saved):
             value = kwargs.pop(field, None)
             if value is not None:
                 selection.inputs[field] = value
+        for name in names:
+            if name in configs and configs[name].derived_inputs is not None:
+                self._derive_inputs(name, args, kwargs)
+        for field in selection.inputs:
+            kwargs.pop(field, None)
+
+    def _derive_inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The inputs that adapter ``name`` makes of the model's own; where rows are routed, for its rows."""
+        selection, config = self.base_model.selection, self.peft_config[name]
+        given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
+        for field, made in resolve(str(config.derived_inputs))(config, given, kwargs).items():
+            if selection.routes is None:
+                if field in selection.inputs and not torch.equal(selection.inputs[field], made):
+                    raise CapabilityError(f"{field} is not the same for all active adapters: activate one of them")
+                selection.inputs[field] = made
+                continue
+            index = selection.routes.rows[name].to(made.device)
+            whole = selection.inputs.setdefault(field, torch.zeros_like(made))
+            selection.inputs[field] = whole.index_copy(0, index, made[index])
 
     def _active_prompt(self) -> PromptAdapter | None:
         selection = self.base_model.selection
@@ -268,7 +287,7 @@ class PeftModel(Saved):
         """The base model's ``generate`` with the active adapters; ``adapter_names`` as for `forward`."""
         selection = self.base_model.selection
         selection.routes = self._routes(adapter_names, args, kwargs)
-        self._take_inputs(kwargs)
+        self._take_inputs(args, kwargs)
         prompt = self._active_prompt()
         try:
             if prompt is None:

@@ -95,6 +95,9 @@ class PeftConfig(StrictModel):
     """Options of ``trainer`` that choose an optimizer made for the method, and ``"package.module:function"`` of each:
     the function is given the model, class and settings of the usual optimizer, and ``trainer``."""
 
+    learning_rate: ClassVar[float] = 2e-3
+    """What a run takes that states none."""
+
     example: ClassVar[Mapping[str, Any]] = {}
     """Field values for a small example of the method, used by the contract and the documentation."""
 
@@ -126,6 +129,16 @@ class PeftConfig(StrictModel):
         """The `forward_inputs` that are one integer for every row, and that training cannot do without: each with how
         many values it may have, from 0. A run takes them from columns of its data."""
         return {}
+
+    @property
+    def derived_inputs(self) -> str | None:
+        """``"package.module:function"`` that makes inputs for the adapters from the model's own, or None.
+
+        It is called before every forward and generate as ``function(config, input_ids, options)``, with the model's
+        input, or None, and its keyword arguments. It returns tensors by name, each with an entry for every row; they
+        take the place of keyword arguments of that name.
+        """
+        return None
 
     @property
     def data_init(self) -> str | None:

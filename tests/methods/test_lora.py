@@ -39,6 +39,13 @@ class TestWithBias(AdapterContract):
     config = LoraConfig(r=2, lora_bias=True)
     layers = {"linear": nn.Linear(8, 12), "conv2d": nn.Conv2d(8, 12, 3, padding="same", dilation=2)}
 
+    def test_attention_of_pytorch_is_adapted_or_refused(self):
+        with pytest.raises(CapabilityError, match="lora_bias is not possible on a parameter"):
+            get_peft_model(
+                nn.Sequential(nn.MultiheadAttention(8, 2)),
+                self.config.changed({"target_modules": ["0"]}, source="test"),
+            )
+
 
 class TestPissa(AdapterContract):
     config = LoraConfig(r=2, init_lora_weights="pissa")

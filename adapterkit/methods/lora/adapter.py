@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.methods.lora import combine, fused, init, start, tied
+from adapterkit.methods.lora import activated, combine, fused, init, start, tied
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.adapter import LayerAdapter, LowRank
 from adapterkit.nn.combination import Combination
@@ -63,7 +63,9 @@ class LoraAdapter(LayerAdapter):
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
         self._make_factors(layer, config.lora_bias)
-        self.is_plain = layer.kind == "linear" and self.casts_factors and not config.lora_bias
+        self.is_activated = config.alora_invocation_tokens is not None
+        usual = self.casts_factors and not self.is_activated
+        self.is_plain = layer.kind == "linear" and usual and not config.lora_bias
         start.begin(self, config)
         if config.use_dora:
             self.lora_magnitude_vector = nn.Parameter(self._start_magnitude())  # (out_features,), or (1, out, 1...)
@@ -159,8 +161,9 @@ class LoraAdapter(LayerAdapter):
         dropped = self.dropout and self.training
         if not self.is_plain or dropped or "lora_magnitude_vector" in self._parameters:
             return None
-        self._require_start()
-        a, b = self.whole_factors()
+        if self.awaits_data:
+            self._require_start()
+        a, b = fused.factors(self)
         return LowRank(b, a, self.scaling)
 
     @override
@@ -183,7 +186,7 @@ class LoraAdapter(LayerAdapter):
         update = self._product(seeded_dropout(x, self.dropout) if drops else x, a, b, bias)
         for a, b in self._start_factors():
             update = update - self._product(x, a, b, None)
-        return update * self.scaling
+        return update * (activated.mask(x, self.layer.inputs) * self.scaling if self.is_activated else self.scaling)
 
     def _product(self, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         """``B A x + bias`` in the layer's own operation."""
@@ -199,6 +202,8 @@ class LoraAdapter(LayerAdapter):
 
     @override
     def adapt_weight(self, weight: Tensor) -> Tensor:
+        if self.is_activated:
+            raise CapabilityError("alora_invocation_tokens: no weight acts on some tokens only: it cannot be merged")
         if self.layer.kind == "conv" and self.layer.layer.groups > 1:
             raise CapabilityError("LoRA on a grouped convolution mixes the groups: no grouped weight expresses it")
         if self.layer.kind == "stack":
@@ -273,10 +278,12 @@ def _refuse(config: LoraConfig, layer: LayerView) -> None:
     impossible = {
         "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
         "lora_dropout": config.lora_dropout and not layer.called,
+        "alora_invocation_tokens": config.alora_invocation_tokens is not None
+        and not (layer.called and layer.kind == "linear"),
         "use_dora": config.use_dora and (layer.kind == "stack" or is_grouped),
         f"init_lora_weights={scheme!r}": is_special and (layer.kind == "stack" or is_grouped),
     }
-    kinds = {"embedding": "an embedding", "conv": "a grouped convolution"}
+    kinds = {"embedding": "an embedding", "conv": "a grouped convolution" if is_grouped else "a convolution"}
     what = kinds.get(layer.kind, "a parameter that no layer of its own applies")
     for setting, is_asked in impossible.items():
         if is_asked:

@@ -32,6 +32,8 @@ def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence
     Raises:
         CapabilityError: the combination works on the factors, and their ranks differ.
     """
+    if len({tuple(config.alora_invocation_tokens or ()) for config in configs}) > 1:
+        raise CapabilityError("adapters with different alora_invocation_tokens cannot be combined")
     ranks = {target: _rank(target, adapters, how) for target, adapters in layers.items()}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {target: rank for target, rank in ranks.items() if rank != usual}

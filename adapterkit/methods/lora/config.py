@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from typing_extensions import override
 
 from adapterkit.config.base import Choice, Names, PositiveNumber
-from adapterkit.config.layer import IndexedLayerConfig, Ranges, TokenIndices
+from adapterkit.config.layer import IndexedLayerConfig, Ranges, Token, TokenIndices
 from adapterkit.methods.lora.starts import CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
 
 Init = Literal["gaussian", "olora", "pissa", "orthogonal", "eva", "corda", "lora_ga", "loftq"]
@@ -74,6 +74,11 @@ class LoraConfig(IndexedLayerConfig):
         description="Tokens whose embeddings are trained beside the adapter: a list for the input embedding, which "
         "tied output layers follow, or {layer name: list}.",
     )
+    alora_invocation_tokens: Annotated[list[Token], Field(min_length=1)] | None = Field(
+        None,
+        description="aLoRA: the ids of a sequence of tokens; the adapter acts from its last occurrence in a row on, "
+        "and on rows without one not at all.",
+    )
     ensure_weight_tying: bool = Field(
         False,
         description="Adapt, or train whole, the input embedding and the layers that share its weight as one, where any "
@@ -107,6 +112,24 @@ class LoraConfig(IndexedLayerConfig):
             "corda": "adapterkit.methods.lora.corda:start_from_data",
             "lora_ga": "adapterkit.methods.lora.loraga:start_from_data",
         }.get(str(self.init_lora_weights))
+
+    @property
+    @override
+    def derived_inputs(self) -> str | None:
+        return "adapterkit.methods.lora.activated:spans" if self.alora_invocation_tokens else None
+
+    @model_validator(mode="after")
+    def _activation_goes_with_the_rest(self) -> Self:
+        if self.alora_invocation_tokens is None:
+            return self
+        if self.use_dora:
+            raise ValueError("alora_invocation_tokens and use_dora exclude each other")
+        if self.task_type not in (None, "CAUSAL_LM"):
+            raise ValueError(
+                f"alora_invocation_tokens is for CAUSAL_LM, where later tokens see no earlier change, not "
+                f"{self.task_type}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lora_bias_has_no_dora(self) -> Self:
