@@ -281,7 +281,8 @@ class PeftModel(Saved):
         rows = next((len(v) for v in [*args, *kwargs.values()] if isinstance(v, torch.Tensor) and v.ndim), len(names))
         if rows != len(names):
             raise StateError(f"adapter_names has {len(names)} names for a batch of {rows} rows")
-        return Routes.of(names)
+        before = self.base_model.selection.routes
+        return before if before is not None and before.names == tuple(names) else Routes.of(names)
 
     def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """The base model's ``generate`` with the active adapters; ``adapter_names`` as for `forward`."""
