@@ -23,7 +23,7 @@ from adapterkit.errors import CapabilityError, StateError, TargetError, did_you_
 from adapterkit.nn import storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
-from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.nn.layer import SLOTS, AdaptedLayer
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
@@ -334,10 +334,13 @@ class Tuner(nn.Module):
     def parts(self, name: str) -> Iterator[tuple[str, nn.Module]]:
         """The modules that belong to adapter ``name``, each with the name of the layer it is at."""
         for target, layer in self.layers.items():
-            for slot in layer.slots:
-                if name in slot:
-                    part = slot[name]
-                    yield from ((target, p) for p in (part.adapters if isinstance(part, ParameterAdapters) else [part]))
+            held: Any = layer._modules  # past the containers' own methods: switching is this loop
+            for slot in SLOTS:
+                part = held[slot]._modules.get(name) if slot in held else None
+                if isinstance(part, ParameterAdapters):
+                    yield from ((target, p) for p in part.adapters)
+                elif part is not None:
+                    yield target, part
         for target, copied in self.copies.items():
             if name in copied.modules_to_save:
                 yield target, copied.modules_to_save[name]
@@ -347,8 +350,8 @@ class Tuner(nn.Module):
         for _, part in self.parts(name):
             for module in modules_in(part):
                 for parameter in module._parameters.values():
-                    if parameter is not None and parameter.is_floating_point():
-                        parameter.requires_grad = trainable
+                    if parameter is not None and parameter.requires_grad is not trainable:
+                        parameter.requires_grad = trainable and parameter.is_floating_point()
 
     def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> None:
         """Advance the active adapters' schedules, under PEFT's name; see `Schedules.advance`."""
