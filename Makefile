@@ -30,8 +30,8 @@ lint: $(VENV)/lint ## ruff, mypy and the import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/tests ## measure against PEFT: the whole table
-	$(BIN)/python -m bench
+bench: $(VENV)/tests ## measure against PEFT: the whole table, written into docs/performance.md
+	$(BIN)/python -m bench --write docs/performance.md
 
 bench-quick: $(VENV)/tests ## the same on smaller models
 	$(BIN)/python -m bench --quick

@@ -1,4 +1,7 @@
-"""``python -m bench``: one table of every row; ``--quick`` in under five minutes, on smaller models."""
+"""``python -m bench``: one table of every row; ``--quick`` in under five minutes, on smaller models.
+
+``--write docs/performance.md`` puts the table into that file, in the place of the one it has.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import argparse
 import os
 import sys
 import time
-import traceback
 import warnings
+from pathlib import Path
 
-from bench.rows import Row, table
+from bench.report import machine, write
+from bench.rows import Row, table, tried
 from bench.suites import EXTRA, SUITES, suite
 from bench.timing import Runner
 
@@ -17,7 +21,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORME
 
 
 def main() -> int:
-    """Exit status 1 if a suite failed, as it does when contenders' outputs differ."""
+    """Exit status 1 if a row failed, as it does when contenders' outputs differ."""
     options = _options()
     os.environ.update(OFFLINE)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,18 +32,16 @@ def main() -> int:
         sys.exit(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES + EXTRA)}")
     runner = Runner(options.device, options.quick or options.smoke, options.smoke)
     rows: list[Row] = []
-    failed = []
     for name in names:
         started = time.monotonic()
-        try:
-            for row in suite(name)(runner):
-                rows.append(row)
-                print(f"{row.name}: {', '.join(filter(None, row.cells()[1:]))}", file=sys.stderr, flush=True)
-        except Exception:
-            traceback.print_exc()
-            failed.append(name)
+        for row in tried(f"suite {name}", lambda name=name: suite(name)(runner)):
+            rows.append(row)
+            print(f"{row.name}: {', '.join(filter(None, row.cells()[1:]))}", file=sys.stderr, flush=True)
+            if options.write:  # after every row: an interrupted run leaves what it has
+                write(Path(options.write), table(rows), machine())
         print(f"[{name}: {time.monotonic() - started:.0f} s]", file=sys.stderr, flush=True)
     print(table(rows))
+    failed = [row.name for row in rows if row.failed]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -50,6 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models")
     parser.add_argument("--suite", help=f"only these, by comma: {', '.join(SUITES + EXTRA)}")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for the suite gpu")
+    parser.add_argument("--write", metavar="FILE", help="put the table into this file, between its two marks")
     parser.add_argument("--smoke", action="store_true", help="run every line once; the numbers mean nothing")
     return parser.parse_args()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,10 +67,21 @@ class Row:
         """A row of two plain figures."""
         return cls(name, unit, ours, peft, ours / peft if peft else math.nan, **more)
 
+    @classmethod
+    def of_failure(cls, name: str, error: Exception) -> Row:
+        """A row that could not be measured, and why."""
+        return cls(
+            name, "", math.nan, note=" ".join(f"{type(error).__name__}: {error}".split())[:160].replace("|", "/")
+        )
+
+    @property
+    def failed(self) -> bool:
+        return math.isnan(self.ours)
+
     @property
     def met(self) -> str:
         """Whether the goal was reached; empty without one."""
-        if self.goal is None:
+        if self.goal is None or self.failed:
             return ""
         value = self.ratio if self.goal.on == "ratio" else self.ours
         return "yes" if value <= self.goal.bound else "no"
@@ -85,6 +97,17 @@ class Row:
             self.met,
             self.note,
         ]
+
+
+def tried(name: str, make: Callable[..., Row | Iterable[Row] | None], *args: Any) -> Iterator[Row]:
+    """The row or rows that ``make`` gives; in place of what it fails at, a row of this name that says why."""
+    try:
+        made = make(*args)
+        if made is not None:
+            yield from [made] if isinstance(made, Row) else made
+    except Exception as error:
+        traceback.print_exc()
+        yield Row.of_failure(name, error)
 
 
 HEAD = ["row", "ours", "PEFT", "ratio", "floor", "goal", "met", "note"]

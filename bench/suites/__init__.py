@@ -20,6 +20,8 @@ SUITES = (
     "methods",
     "merging",
     "memory",
+    "growth",
+    "sweep",
 )
 EXTRA = ("gpu",)
 """Suites that run only when they are named."""

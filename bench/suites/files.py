@@ -13,7 +13,7 @@ import torch
 
 from bench.contenders import NAMES, forward, load, load_all, silent
 from bench.models import build, check_equal, inputs, write_lora
-from bench.rows import OURS, PEFT, Goal, Row
+from bench.rows import OURS, PEFT, Goal, Row, tried
 from bench.timing import Runner, Times
 
 MODEL = "bert-base"
@@ -26,8 +26,8 @@ def rows(runner: Runner) -> Iterator[Row]:
         shape = build(MODEL, "meta")
         for number in range(count):
             write_lora(shape, root / f"a{number}", seed=number)
-        yield from _one(runner, root)
-        yield from _many(runner, root, count)
+        yield from tried("from_pretrained and save_pretrained", _one, runner, root)
+        yield from tried("many adapters loaded", _many, runner, root, count)
 
 
 def _one(runner: Runner, root: Path) -> Iterator[Row]:

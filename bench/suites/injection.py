@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.contenders import NAMES, module
 from bench.models import TARGETS, build
-from bench.rows import OURS, PEFT, Row
+from bench.rows import OURS, PEFT, Row, tried
 from bench.timing import Runner, Times
 
 TARGET_NAMES = TARGETS["llama"]
@@ -21,11 +21,15 @@ TARGET_NAMES = TARGETS["llama"]
 
 def rows(runner: Runner) -> Iterator[Row]:
     for model in ("llama-7b", "llama-70b"):
-        times = _inject(runner, model, "all-linear", rounds=7)
-        note = "floor: one walk, two parameters and three modules a layer"
-        yield Row.of_times(f"inject LoRA all-linear, {model} on meta", times, goal=0.08, floor="floor", note=note)
-    yield _growth(runner)
-    yield from _many(runner, 12 if runner.quick else 50)
+        yield from tried(f"inject LoRA all-linear, {model}", _one, runner, model)
+    yield from tried("growth of injection with the layers", _growth, runner)
+    yield from tried("add many adapters", _many, runner, 12 if runner.quick else 50)
+
+
+def _one(runner: Runner, model: str) -> Row:
+    times = _inject(runner, model, "all-linear", rounds=7)
+    note = "floor: one walk, two parameters and three modules a layer"
+    return Row.of_times(f"inject LoRA all-linear, {model} on meta", times, goal=0.08, floor="floor", note=note)
 
 
 def _inject(runner: Runner, model: str, targets: Any, rounds: int, **changes: Any) -> Times:

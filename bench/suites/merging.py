@@ -12,7 +12,7 @@ import torch
 
 from bench.contenders import NAMES, forward, load, load_all, silent
 from bench.models import build, check_equal, inputs, targets_of, tolerance, write_lora
-from bench.rows import Row
+from bench.rows import Row, tried
 from bench.timing import Runner
 
 MODEL = "bert-base"
@@ -23,10 +23,10 @@ def rows(runner: Runner) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         for dtype, goal in ((torch.float32, 0.40), (torch.bfloat16, 0.35)):
-            yield _merge(runner, root, dtype, goal)
-        yield _merge_and_back(runner, root)
+            yield from tried(f"merge_and_unload, {dtype}", _merge, runner, root, dtype, goal)
+        yield from tried("merge_adapter and unmerge_adapter", _merge_and_back, runner, root)
         for kind, goal in GOALS.items():
-            yield _weighted(runner, root, kind, goal)
+            yield from tried(f"add_weighted_adapter, {kind}", _weighted, runner, root, kind, goal)
 
 
 def _merge(runner: Runner, root: Path, dtype: torch.dtype, goal: float) -> Row:

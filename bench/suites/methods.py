@@ -11,7 +11,7 @@ import torch
 from bench.contenders import NAMES, module, silent
 from bench.memory import MIB, saved_bytes
 from bench.models import TARGETS, build, check_equal, inputs, output
-from bench.rows import OURS, PEFT, Goal, Row
+from bench.rows import OURS, PEFT, Goal, Row, tried
 from bench.suites.training import Step
 from bench.timing import Runner
 
@@ -33,17 +33,23 @@ METHODS: dict[str, tuple[str, dict[str, Any], float | None]] = {  # row -> confi
 def rows(runner: Runner) -> Iterator[Row]:
     shape = (2, 16) if runner.smoke else (4, 64)
     for method, (class_name, fields, goal) in METHODS.items():
-        row = _method(runner, method, class_name, fields, goal, shape)
-        if row is not None:
-            yield row
+        yield from tried(f"training step, {method}", _method, runner, method, class_name, fields, goal, shape)
 
 
 def _config(library: str, class_name: str, fields: dict[str, Any]) -> Any:
     """The method's config; None where the library has no such method."""
     try:
-        return getattr(module(library), class_name)(**fields, target_modules=list(TARGETS["bert"]))
-    except (AttributeError, ImportError):
+        found = getattr(module(library), class_name) if library == PEFT else _installed(class_name)
+        return found(**fields, target_modules=list(TARGETS["bert"]))
+    except (AttributeError, KeyError):
         return None
+
+
+def _installed(class_name: str) -> Any:
+    """Our config class of that name, whichever plugin brings it."""
+    return {config.__name__.lower(): config for config in module(OURS + ".registry").methods.values()}[
+        class_name.lower()
+    ]
 
 
 def _method(

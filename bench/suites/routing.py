@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.contenders import forward, load_all, silent
 from bench.models import build, check_equal, inputs, output, tolerance, write_lora
-from bench.rows import Goal, Row
+from bench.rows import Goal, Row, tried
 from bench.timing import Runner
 
 MODEL = "bert-base"
@@ -24,7 +24,7 @@ def rows(runner: Runner) -> Iterator[Row]:
         models = _models(Path(directory), count)
         for columns in (1, 16):
             for used in (1, count):
-                yield _row(runner, models, count, used, columns)
+                yield from tried(f"{count} rows for {used} adapters", _row, runner, models, count, used, columns)
 
 
 def _models(root: Path, count: int) -> dict[str, Any]:

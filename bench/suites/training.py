@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.contenders import NAMES, load_all, silent
 from bench.memory import MIB, saved_bytes
 from bench.models import build, check_equal, inputs, loss, tolerance, write_lora
-from bench.rows import OURS, PEFT, Goal, Row
+from bench.rows import OURS, PEFT, Goal, Row, tried
 from bench.timing import Runner, Times, added, added_ratio
 
 
@@ -41,7 +41,7 @@ SETTINGS = (
 
 def rows(runner: Runner) -> Iterator[Row]:
     for setting in SETTINGS:
-        yield from _setting(runner, setting)
+        yield from tried(f"training step, {setting.name}", _setting, runner, setting)
 
 
 def _setting(runner: Runner, setting: Setting) -> Iterator[Row]:
