@@ -73,7 +73,7 @@ Strategy = Literal["no", "steps", "epoch"]
 class TrainerConfig(StrictModel):
     """Keys of `transformers.TrainingArguments`, by their own names, and a few of ours at the end."""
 
-    learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate.")
+    learning_rate: PositiveFloat | None = Field(None, description="Peak learning rate; null takes the method's own.")
     num_train_epochs: PositiveFloat = Field(3.0, description="Passes over the training data.")
     max_steps: int = Field(-1, ge=-1, description="Optimizer steps; -1 goes by num_train_epochs.")
     per_device_train_batch_size: PositiveInt = Field(32, description="Examples per step and device.")
@@ -160,6 +160,13 @@ class RunConfig(StrictModel):
     dry_run: bool = Field(False, description="Stop after the targets are matched and the parameters counted.")
     method: Any = Field(None, description="The adapter method.")
     task: Any = Field(None, description="What the model is for.")
+
+    @model_validator(mode="after")
+    def _learning_rate_of_the_method(self) -> Self:
+        if self.trainer.learning_rate is None and isinstance(self.method, PeftConfig):
+            changes = {"learning_rate": self.method.learning_rate}
+            self.__dict__["trainer"] = self.trainer.model_copy(update=changes)  # an assignment would validate again
+        return self
 
 
 @cache

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from adapterkit.hydra.arguments import parse
 from adapterkit.hydra.diagnosis import composer_for
 from adapterkit.hydra.validation import validate
+from adapterkit.registry import methods
 from tests.commandline import LORA
 
 
@@ -63,6 +64,14 @@ def test_any_value_arrives(rank, rate, name):
         return
     run = composed(f"method.r={rank}", f"trainer.learning_rate={rate!r}", f"model.name_or_path={name}")
     assert (run.method.r, run.trainer.learning_rate, run.model.name_or_path) == (rank, rate, name)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_without_a_learning_rate_a_run_takes_that_of_the_method(method):
+    chosen = [f"+method={method}", "task=seq_cls"]
+    assert composed_experiment(*chosen).trainer.learning_rate == methods[method].learning_rate
+    assert composed_experiment(*chosen, "trainer.learning_rate=0.5").trainer.learning_rate == 0.5
+    assert methods["lora"].learning_rate != methods["ia3"].learning_rate
 
 
 def test_the_command_line_wins_over_an_experiment_and_that_over_presets():

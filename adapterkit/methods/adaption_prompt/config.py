@@ -21,6 +21,7 @@ class AdaptionPromptConfig(LayerConfig):
     too, through a gate that starts closed."""
 
     adapter: ClassVar[str] = "adapterkit.methods.adaption_prompt.adapter:AdaptionPromptAdapter"
+    learning_rate: ClassVar[float] = 3e-2
     default_roles: ClassVar[tuple[str, ...]] = ("attention",)
     example: ClassVar[Mapping[str, Any]] = {"adapter_len": 4}
 

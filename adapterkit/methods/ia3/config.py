@@ -14,6 +14,7 @@ class IA3Config(LayerConfig):
     """(IA)³ (Liu et al., 2022), https://arxiv.org/abs/2205.05638: scales keys, values and feed-forward activations."""
 
     adapter: ClassVar[str] = "adapterkit.methods.ia3.adapter:IA3Adapter"
+    learning_rate: ClassVar[float] = 3e-2
     default_roles: ClassVar[tuple[str, ...]] = ("key", "value", "ffn_out")
     subset_fields: ClassVar[dict[str, tuple[str, ...]]] = {"feedforward_modules": ("ffn_out",)}
 

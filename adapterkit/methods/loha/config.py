@@ -14,6 +14,7 @@ class LoHaConfig(FactoredLayerConfig):
     """LoHa, or FedPara (Hyeon-Woo et al., 2021), https://arxiv.org/abs/2108.06098: a product of low-rank matrices."""
 
     adapter: ClassVar[str] = "adapterkit.methods.loha.adapter:LoHaAdapter"
+    learning_rate: ClassVar[float] = 1e-2
 
     peft_type: Annotated[Literal["LOHA"], Choice] = Field("LOHA", description="Name of the method.")
     init_weights: bool = Field(True, description="Start as the base model; false draws every factor, for tests.")

@@ -20,6 +20,7 @@ class LoKrConfig(FactoredLayerConfig):
     """LoKr of LyCORIS (Yeh et al., 2023), https://arxiv.org/abs/2309.14859: a Kronecker product of two matrices."""
 
     adapter: ClassVar[str] = "adapterkit.methods.lokr.adapter:LoKrAdapter"
+    learning_rate: ClassVar[float] = 1e-2
 
     peft_type: Annotated[Literal["LOKR"], Choice] = Field("LOKR", description="Name of the method.")
     decompose_both: bool = Field(False, description="Factor the first, smaller matrix by rank, too.")

@@ -19,6 +19,7 @@ class MultitaskPromptTuningConfig(WordPromptConfig):
     low-rank factor for each. Forward and generate take ``task_ids``, one integer for every row of the batch."""
 
     adapter: ClassVar[str] = "adapterkit.methods.multitask_prompt_tuning.adapter:MultitaskPromptTuningAdapter"
+    learning_rate: ClassVar[float] = 3e-2
 
     forward_inputs: ClassVar[frozenset[str]] = frozenset({"task_ids"})
 

@@ -20,6 +20,7 @@ class PolyConfig(LayerConfig):
     """
 
     adapter: ClassVar[str] = "adapterkit.methods.poly.adapter:PolyAdapter"
+    learning_rate: ClassVar[float] = 1e-2
     forward_inputs: ClassVar[frozenset[str]] = frozenset({"task_ids"})
 
     peft_type: Annotated[Literal["POLY"], Choice] = Field("POLY", description="Name of the method.")

@@ -14,6 +14,7 @@ class PrefixTuningConfig(PromptConfig):
     """Prefix tuning (Li and Liang, 2021), https://arxiv.org/abs/2101.00190: learnt keys and values in every layer."""
 
     adapter: ClassVar[str] = "adapterkit.methods.prefix_tuning.adapter:PrefixTuningAdapter"
+    learning_rate: ClassVar[float] = 3e-2
 
     peft_type: Annotated[Literal["PREFIX_TUNING"], Choice] = Field("PREFIX_TUNING", description="Name of the method.")
     prefix_projection: bool = Field(

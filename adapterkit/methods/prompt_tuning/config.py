@@ -14,6 +14,7 @@ class PromptTuningConfig(WordPromptConfig):
     """Prompt tuning (Lester et al., 2021), https://arxiv.org/abs/2104.08691: learnt embeddings before the input's."""
 
     adapter: ClassVar[str] = "adapterkit.methods.prompt_tuning.adapter:PromptTuningAdapter"
+    learning_rate: ClassVar[float] = 3e-2
 
     peft_type: Annotated[Literal["PROMPT_TUNING"], Choice] = Field("PROMPT_TUNING", description="Name of the method.")
     prompt_tuning_init: Annotated[Literal["RANDOM", "TEXT", "SAMPLE_VOCAB"], Choice] = Field(
