@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.methods.lora import activated, combine, fused, init, start, tied
+from adapterkit.methods.lora import activated, combine, fused, grouped, init, start, tied
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.adapter import LayerAdapter, LowRank
 from adapterkit.nn.combination import Combination
@@ -62,9 +62,10 @@ class LoraAdapter(LayerAdapter):
         self.scaling = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
+        self.group = grouped.group_of(config, layer)
         self._make_factors(layer, config.lora_bias)
         self.is_activated = config.alora_invocation_tokens is not None
-        usual = self.casts_factors and not self.is_activated
+        usual = self.casts_factors and not self.is_activated and self.group == 1
         self.is_plain = layer.kind == "linear" and usual and not config.lora_bias
         start.begin(self, config)
         if config.use_dora:
@@ -86,7 +87,7 @@ class LoraAdapter(LayerAdapter):
             ones = (1,) * len(kernel)
             if r % groups:
                 raise CapabilityError(f"r={r} is no multiple of the convolution's {groups} groups")
-        self.lora_A = Factor(r, layer.in_features, *kernel)  # (r, in_features, *kernel)
+        self.lora_A = Factor(r, layer.in_features // self.group, *kernel)  # (r, in_features / group, *kernel)
         self.lora_B = Factor(layer.out_features, r // groups, *ones, bias=bias)  # (out_features, r / groups, 1...)
 
     def factors(self) -> init.Factors:
@@ -116,11 +117,10 @@ class LoraAdapter(LayerAdapter):
 
     def whole_factors(self) -> init.Factors:
         """``A, B`` whose product, scaled, is the whole change: with the product it started with taken away."""
-        factors, starts = self.factors(), self._start_factors()
+        (a, b), starts = self.factors(), self._start_factors()
         if not starts:
-            return factors
-        a = torch.cat([factors[0], *(start for start, _ in starts)])
-        return a, torch.cat([factors[1], *(-start for _, start in starts)], dim=1)
+            return grouped.spread(a, self.group), b
+        return torch.cat([a, *(start for start, _ in starts)]), torch.cat([b, *(-start for _, start in starts)], dim=1)
 
     def _require_start(self) -> None:
         if self.awaits_data:
@@ -198,7 +198,7 @@ class LoraAdapter(LayerAdapter):
             x = x.to(a.dtype)
         if self.layer.kind == "conv":
             return self.layer.pointwise(self.layer.apply(x, a, groups=1), b, bias)
-        return F.linear(F.linear(x, a), b, bias)
+        return F.linear(F.linear(grouped.pooled(x, self.group), a), b, bias)
 
     @override
     def adapt_weight(self, weight: Tensor) -> Tensor:
@@ -226,7 +226,8 @@ class LoraAdapter(LayerAdapter):
     def _delta(self) -> Tensor:
         """``s B A`` in the orientation of the weight, less the product it started with."""
         self._require_start()
-        delta = self._outer(*self.factors())
+        a, b = self.factors()
+        delta = self._outer(grouped.spread(a, self.group), b)
         for a, b in self._start_factors():
             delta = delta - self._outer(a, b)
         return delta * self.scaling

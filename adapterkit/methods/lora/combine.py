@@ -39,7 +39,7 @@ def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence
     others = {target: rank for target, rank in ranks.items() if rank != usual}
     changes = {
         "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": dict(others),
-        "use_rslora": False, "init_lora_weights": True, "lora_dropout": configs[0].lora_dropout,
+        "use_rslora": False, "use_qalora": False, "init_lora_weights": True, "lora_dropout": configs[0].lora_dropout,
         "use_dora": any(c.use_dora for c in configs), "lora_bias": any(c.lora_bias for c in configs),
     }  # fmt: skip
     return configs[0].model_copy(update=changes)

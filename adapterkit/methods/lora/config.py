@@ -29,7 +29,7 @@ class LoraConfig(IndexedLayerConfig):
         "loraplus_lr_ratio": "adapterkit.methods.lora.optimizers:loraplus",
         "lorafa": "adapterkit.methods.lora.optimizers:lorafa",
     }
-    inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core", "qalora_group_size": 16}
+    inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core"}
 
     peft_type: Annotated[Literal["LORA"], Choice] = Field("LORA", description="Name of the method.")
     r: PositiveInt = Field(8, description="Rank of the update.")
@@ -74,6 +74,10 @@ class LoraConfig(IndexedLayerConfig):
         description="Tokens whose embeddings are trained beside the adapter: a list for the input embedding, which "
         "tied output layers follow, or {layer name: list}.",
     )
+    use_qalora: bool = Field(
+        False, description="QA-LoRA, on quantised layers: the first factor sees the mean of every group of inputs."
+    )
+    qalora_group_size: PositiveInt = Field(16, description="With use_qalora: inputs in a group.")
     alora_invocation_tokens: Annotated[list[Token], Field(min_length=1)] | None = Field(
         None,
         description="aLoRA: the ids of a sequence of tokens; the adapter acts from its last occurrence in a row on, "
@@ -122,13 +126,25 @@ class LoraConfig(IndexedLayerConfig):
     def _activation_goes_with_the_rest(self) -> Self:
         if self.alora_invocation_tokens is None:
             return self
-        if self.use_dora:
-            raise ValueError("alora_invocation_tokens and use_dora exclude each other")
+        for other in ("use_dora", "use_qalora"):
+            if getattr(self, other):
+                raise ValueError(f"alora_invocation_tokens and {other} exclude each other")
         if self.task_type not in (None, "CAUSAL_LM"):
             raise ValueError(
                 f"alora_invocation_tokens is for CAUSAL_LM, where later tokens see no earlier change, not "
                 f"{self.task_type}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_go_with_the_rest(self) -> Self:
+        if not self.use_qalora:
+            return self
+        for other in ("use_dora", "lora_bias"):
+            if getattr(self, other):
+                raise ValueError(f"use_qalora and {other} exclude each other")
+        if self.init_lora_weights not in (True, False, "gaussian"):
+            raise ValueError(f"use_qalora starts from true, false or gaussian, not {self.init_lora_weights!r}")
         return self
 
     @model_validator(mode="after")
