@@ -30,6 +30,9 @@ PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
 
 State = dict[str, Tensor]
 
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts before the names of a model that it has compiled."""
+
 _SHOWN = 20
 """How many differences an error lists."""
 
@@ -43,6 +46,7 @@ class LoadResult(NamedTuple):
 
 def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
     """Everything that adapter ``name`` consists of: key stem -> (layer name, module). Stems have no prefix."""
+    model = plain(model)
     tuner = tuner_of(model)
     tuner.require(name)
     found: dict[str, tuple[str, nn.Module]] = {}
@@ -50,7 +54,7 @@ def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
         stem = f"{target}.{part.prefix}" if isinstance(part, Adapter) else f"{target}."
         if isinstance(part, BiasAdapter) and part.layer.called and name in tuner.layers[target].adapters:
             stem += "base_layer."
-        found[stem] = (target, part)
+        found[stem.replace(COMPILED, "")] = (target, part)
     prompts = getattr(model, "prompt_encoder", {})
     if name in prompts:
         found[""] = ("", prompts[name])
@@ -59,12 +63,19 @@ def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
 
 def tuner_of(model: nn.Module) -> Tuner:
     """The tuner of a wrapped model, or a new one over a plain model with injected adapters."""
+    model = plain(model)
     if isinstance(model, Tuner):
         return model
     held = model._modules.get("base_model")
     if isinstance(held, Tuner):
         return held
     return Tuner(model)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model that was compiled, where ``model`` is what `torch.compile` made of it."""
+    compiled = model._modules.get("_orig_mod")  # past __getattr__, which looks into what is wrapped
+    return model if compiled is None else compiled
 
 
 def _tensors(part: nn.Module) -> State:
@@ -108,14 +119,14 @@ def get_peft_model_state_dict(
         model: a `PeftModel`, or a plain model with injected adapters.
         state_dict: taken instead of the model's own values, where it has them (as FSDP and DeepSpeed gather it).
         adapter_name: which adapter.
-        unwrap_compiled: look inside a compiled model.
+        unwrap_compiled: accepted for PEFT's sake; a compiled model is always looked into.
         save_embedding_layers: whether to add the input and output embeddings; ``"auto"`` adds them where they were
             resized or targeted.
 
     Returns:
         tensors by key, on the devices they are on, detached and not copied.
     """
-    model = getattr(model, "_orig_mod", model) if unwrap_compiled else model
+    model = plain(model)
     state = {prefix_of(model, key, adapter_name) + key: t for key, t in adapter_state(model, adapter_name).items()}
     if state_dict is not None:
         state = _taken_from(model, state_dict, adapter_name, state)
@@ -208,6 +219,7 @@ def take_state(
     model: nn.Module, state: State, adapter_name: str, ignore_mismatched_sizes: bool = False, *, strict: bool = True
 ) -> LoadResult:
     """`set_peft_model_state_dict` with tensors that nobody else uses: they may become the adapter's parameters."""
+    model = plain(model)
     parts = parts_of(model, adapter_name)
     held = {stem: _tensors(part) for stem, (_, part) in parts.items()}
     expected = {stem + key: tensor for stem, own in held.items() for key, tensor in own.items()}
@@ -229,7 +241,7 @@ def take_state(
 
 def _plain(key: str, expected: Iterable[str]) -> str:
     """A file's key without its prefix, and without the names of PEFT's own wrappers around a layer."""
-    key = key.replace(".modules_to_save.", ".")
+    key = key.replace(".modules_to_save.", ".").replace(COMPILED, "")
     for prefix in (PREFIX, HEAD_PREFIX):
         if key.startswith(prefix) and key not in expected:
             key = key.removeprefix(prefix)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from adapterkit.checkpoint import EMBEDDINGS, tuner_of
+from adapterkit.checkpoint import COMPILED, EMBEDDINGS, plain, tuner_of
 from adapterkit.tuner import Tuner, model_type
 
 ARCHITECTURE, WEIGHTS = "adapterkit_base_architecture", "adapterkit_base_weights"
@@ -32,7 +32,7 @@ def identity(model: nn.Module, name: str) -> dict[str, str]:
     The weights are left out where they cannot be compared later: merged, quantised, sharded, or on the meta device.
     """
     tuner = tuner_of(model)
-    facts = {ARCHITECTURE: model_type(tuner.model) or type(tuner.model).__name__}
+    facts = {ARCHITECTURE: model_type(tuner.model) or type(plain(tuner.model)).__name__}
     weights = {} if tuner.merged_adapters else dict(sorted(_weights(model, tuner, name)))
     if weights and all(_is_plain(tensor) for tensor in weights.values()):
         types = "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}))
@@ -77,7 +77,7 @@ def _weights(model: nn.Module, tuner: Tuner, name: str) -> Iterator[tuple[str, T
         if not isinstance(module, nn.Embedding) and target.rpartition(".")[2] not in EMBEDDINGS:
             for key, parameter in module.named_parameters(recurse=False):
                 if parameter.ndim > 1:
-                    yield f"{target}.{key}", parameter.detach()
+                    yield f"{target}.{key}".replace(COMPILED, ""), parameter.detach()
 
 
 def _is_plain(tensor: Tensor) -> bool:

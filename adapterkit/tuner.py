@@ -87,6 +87,26 @@ class Tuner(nn.Module):
             self._modules_by_name = modules_of(self.model)
         return self._modules_by_name
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's ``resize_token_embeddings``, with the names of its modules read anew.
+
+        Raises:
+            StateError: an embedding is adapted, or trained whole: what is trained of it has the old length.
+        """
+        for get in ("get_input_embeddings", "get_output_embeddings") if args or kwargs else ():
+            module = getattr(self.model, get)()
+            if isinstance(module, AdaptedLayer | CopiedLayer):
+                target = next(name for name, other in self.names.items() if other is module)
+                names = module.names() if isinstance(module, AdaptedLayer) else list(module.modules_to_save)
+                raise StateError(
+                    f"{target} belongs to the adapters {names}, at the length it has: resize the base model before "
+                    "they are made, or after merge_and_unload"
+                )
+        resized: Any = self.model.resize_token_embeddings
+        embeddings = resized(*args, **kwargs)
+        self._modules_by_name = None
+        return embeddings
+
     # -- adding and removing ------------------------------------------------------------------------------------------
 
     def add(

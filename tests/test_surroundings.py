@@ -1,0 +1,230 @@
+"""What goes on around an adapted model: compiling, copying, longer embeddings, checkpoints of gradients, processes."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapterkit import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from adapterkit.errors import StateError
+from tests.parity.bases import IDS, llama
+from tests.parity.helpers import add_noise
+
+# PyTorch's own, while it traces functions with a backward of their own.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+FIELDS = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+
+
+def adapted(base=None, **fields):
+    model = get_peft_model(llama() if base is None else base, LoraConfig(**{**FIELDS, **fields}))
+    add_noise(model)
+    return model.eval()
+
+
+def logits(model):
+    return model(input_ids=IDS).logits.detach()
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+def around(model):
+    return compiled(model)
+
+
+def inside(model):
+    model.base_model.model = compiled(model.base_model.model)
+    return model
+
+
+@pytest.mark.parametrize("how", [around, inside])
+def test_a_compiled_model_is_saved_and_loaded_under_the_same_names(tmp_path, how):
+    model = adapted()
+    expected, names = logits(model), list(get_peft_model_state_dict(model))
+    model = how(model)
+    torch.testing.assert_close(logits(model), expected)
+    state = get_peft_model_state_dict(model)
+    assert list(state) == names
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(llama(), tmp_path)), expected)
+    set_peft_model_state_dict(model, {key: torch.zeros_like(tensor) for key, tensor in state.items()})
+    torch.testing.assert_close(logits(model), logits(llama()))
+
+
+def test_a_base_that_was_compiled_first_has_the_same_names(tmp_path):
+    model = adapted(compiled(llama()))
+    assert list(get_peft_model_state_dict(model)) == list(get_peft_model_state_dict(adapted()))
+    model.save_pretrained(tmp_path)
+    for base in (llama(), compiled(llama())):
+        torch.testing.assert_close(logits(PeftModel.from_pretrained(base, tmp_path)), logits(model))
+
+
+def through_pickle(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+def through_a_file(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+def through_its_state(model):
+    other = adapted()
+    other.load_state_dict({key: tensor.clone() for key, tensor in model.state_dict().items()})
+    return other
+
+
+@pytest.mark.parametrize("through", [copy.deepcopy, through_pickle, through_a_file, through_its_state])
+def test_a_copy_is_the_model_and_stands_alone(through):
+    model = adapted()
+    expected, other = logits(model), through(model)
+    assert torch.equal(logits(other), expected)
+    set_peft_model_state_dict(other, {k: torch.zeros_like(t) for k, t in get_peft_model_state_dict(other).items()})
+    assert not torch.equal(logits(other), expected)
+    assert torch.equal(logits(model), expected)
+    with other.disable_adapter():
+        assert model.base_model.selection.enabled
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_and_back(dtype):
+    model = adapted()
+    expected = logits(model)
+    model.to(dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert logits(model).dtype is dtype
+    torch.testing.assert_close(logits(model.float()), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")  # the name in use so far
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_are_the_same_from_checkpoints(reentrant):
+    gradients = []
+    for checkpointed in (False, True):
+        model = adapted().train()
+        if checkpointed:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(plain, other) for plain, other in zip(*gradients, strict=True))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[0])
+
+
+def longer(model):
+    model.resize_token_embeddings(40, mean_resizing=False)
+    return model
+
+
+def test_embeddings_grow_before_and_after(tmp_path):
+    model = adapted()
+    expected, trainable = logits(model), model.get_nb_trainable_parameters()[0]
+    longer(model)
+    assert logits(model).shape[-1] == 40
+    assert torch.equal(logits(model)[..., :32], expected)
+    assert model.get_nb_trainable_parameters()[0] == trainable
+    model.save_pretrained(tmp_path, save_embedding_layers=True)
+    assert get_peft_model_state_dict(model, save_embedding_layers=True)[
+        "base_model.model.model.embed_tokens.weight"
+    ].shape == (40, 16)
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(longer(llama()), tmp_path)), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("fields", "which"),
+    [
+        ({"target_modules": ["embed_tokens"]}, "model.embed_tokens"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head"),
+        ({"trainable_token_indices": [1]}, "model.embed_tokens"),
+    ],
+)
+def test_embeddings_that_are_trained_do_not_grow(fields, which):
+    model = adapted(**fields)
+    expected = logits(model)
+    with pytest.raises(StateError, match=rf"{which} belongs to the adapters \['default'\].*before they are made"):
+        longer(model)
+    assert torch.equal(logits(model), expected)
+    assert model.resize_token_embeddings() is not None
+
+
+PROGRAM = """
+import sys
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+from adapterkit import LoraConfig, get_peft_model
+from tests.parity.bases import llama
+from tests.parity.helpers import add_noise
+
+IDS = torch.arange(16).reshape(4, 4) % 30
+
+
+def adapted():
+    model = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    add_noise(model)
+    return model.train()
+
+
+def loss(model, rows):
+    return model(input_ids=rows, labels=rows).loss
+
+
+def steps(model, rows):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss(model, rows).backward()
+        gradients = [p.grad.clone() for p in trained]
+        optimizer.step()
+    return gradients, [p.detach().clone() for p in trained]
+
+
+def work(rank):
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+    expected = steps(adapted(), IDS)
+    model = DistributedDataParallel(adapted())
+    found = steps(model, IDS[2 * rank : 2 * rank + 2])
+    for ours, theirs in zip(found, expected):
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+    if rank == 0:
+        model.module.save_pretrained(sys.argv[2])
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    mp.start_processes(work, nprocs=2, start_method="fork")  # nothing is imported again
+    print("the same")
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Three steps under `DistributedDataParallel` on halves of a batch are three steps on the batch."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "meeting"), str(tmp_path / "adapter")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout == "the same\n", done.stderr
+    loaded = PeftModel.from_pretrained(llama(), tmp_path / "adapter")
+    assert not torch.equal(logits(loaded), logits(llama()))
