@@ -27,7 +27,7 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
     first, parameters = chain[0], layer._parameters
     if not first.is_plain or first.awaits_data or torch._C._are_functorch_transforms_active():
         return None
-    if len(chain) > 1 and not all(_is_summand(adapter) for adapter in chain):
+    if len(chain) > 1 and not _are_summands(chain):
         return None
     dropout = first.dropout if first.training else 0.0
     if dropout and ("start_A" in first._buffers or torch.compiler.is_compiling()):
@@ -52,10 +52,14 @@ def _ready(chain: Sequence[LoraAdapter], x: Tensor, weight: Tensor) -> Ready | N
     return ready(chain, x)
 
 
-def _is_summand(adapter: LoraAdapter) -> bool:
-    """Whether all that the adapter does is to add its product."""
-    dropped = adapter.training and adapter.dropout
-    return adapter.is_plain and not (dropped or adapter.awaits_data or "lora_magnitude_vector" in adapter._parameters)
+def _are_summands(chain: Sequence[LoraAdapter]) -> bool:
+    """Whether all that each adapter does is to add its product."""
+    for adapter in chain:  # a loop, as `all` of a generator takes as long as a small kernel
+        if not adapter.is_plain or adapter.awaits_data or "lora_magnitude_vector" in adapter._parameters:
+            return False
+        if adapter.training and adapter.dropout:
+            return False
+    return True
 
 
 def factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
