@@ -46,6 +46,8 @@ WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 """Methods whose forward takes ``task_ids``."""
 
 BATCH, LENGTH, WARMUP = 16, 32, 10
+HEAD_RATE = 3e-2
+"""The largest learning rate that a classifier's head is given."""
 Batch = dict[str, Tensor]
 
 
@@ -125,7 +127,7 @@ class Bench:
         model = self._adapted(method, library, seed)
         trained = [p for p in model.parameters() if p.requires_grad]
         parameters = sum(p.numel() for p in trained)
-        optimizer = torch.optim.AdamW(trained, lr=METHODS[method][0], weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self._groups(method, model), weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / WARMUP, (self.steps - step) / self.steps)
         )
@@ -156,6 +158,14 @@ class Bench:
         else:
             config = libraries.PeftConfig.from_dict(fields)
         return libraries.get_peft_model(base, config)
+
+    @staticmethod
+    def _groups(method: str, model: Any) -> list[dict[str, Any]]:
+        """The head's parameters take no steps as large as those that virtual tokens need."""
+        rate = METHODS[method][0]
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        head, own = ([p for name, p in named if ("modules_to_save" in name) == of_head] for of_head in (True, False))
+        return [{"params": own, "lr": rate}, {"params": head, "lr": min(rate, HEAD_RATE)}]
 
     @staticmethod
     def _step(model: Any, optimizer: torch.optim.Optimizer, given: Batch) -> float:
