@@ -1,13 +1,14 @@
 """What the parts of a model are called, family by family: model_type -> role -> module name (a name suffix).
 
-Data only. A role is what a module is for, whatever its family calls it: ``query``, ``key``, ``value``,
-``attention_out``, ``ffn_gate``, ``ffn_in``, ``ffn_out``; ``attention`` is the block that holds the first four. Where
-one module computes several roles at once, each of them names it.
+A role is what a module is for, whatever its family calls it: ``query``, ``key``, ``value``, ``attention_out``,
+``ffn_gate``, ``ffn_in``, ``ffn_out``; ``attention`` is the block that holds the first four. Where one module computes
+several roles at once, each of them names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 ROLES = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_in", "ffn_out", "attention")
 
@@ -76,3 +77,17 @@ ARCHITECTURES: Mapping[str, Roles] = {
     "siglip_text_model": _BART,
     "siglip_vision_model": _BART,
 }  # fmt: skip
+
+
+def model_path(model: Any) -> str | None:
+    """Where a model says it comes from: a name on the Hub, or a directory."""
+    config = getattr(model, "config", None)
+    return getattr(config, "name_or_path", None) or getattr(model, "name_or_path", None) or None
+
+
+def model_type(model: Any) -> str | None:
+    """The family a model says it belongs to, ``config.model_type``."""
+    config = getattr(model, "config", None)
+    if isinstance(config, dict):
+        return config.get("model_type")
+    return getattr(config, "model_type", None)

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from adapterkit.architectures import model_path
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError
 from adapterkit.mixed import PeftMixedModel
 from adapterkit.model import PeftModel, wrapper_for
-from adapterkit.tuner import inject, model_path
+from adapterkit.tuner import inject
 
 
 def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:

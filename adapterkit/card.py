@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from adapterkit.architectures import model_path
 from adapterkit.errors import CheckpointError
 from adapterkit.files import write_text
-from adapterkit.tuner import model_path
 
 CARD_NAME = "README.md"
 PACKAGES = ("adapterkit", "torch", "transformers")

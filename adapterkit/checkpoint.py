@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
+from adapterkit.architectures import model_path
 from adapterkit.errors import CheckpointError, nearest
 from adapterkit.files import cached
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
-from adapterkit.tuner import Tuner, model_path
+from adapterkit.tuner import Tuner
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 """Names under which PEFT takes a targeted module for an embedding, which then travels with the adapter."""

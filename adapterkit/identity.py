@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from adapterkit.architectures import model_type
 from adapterkit.checkpoint import COMPILED, EMBEDDINGS, plain, tuner_of
-from adapterkit.tuner import Tuner, model_type
+from adapterkit.tuner import Tuner
 
 ARCHITECTURE, WEIGHTS = "adapterkit_base_architecture", "adapterkit_base_weights"
 

@@ -14,6 +14,7 @@ from transformers import Cache, StaticCache
 
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
+from adapterkit.making import seeded
 from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.prompt_places import (
     Sizes,
@@ -25,7 +26,6 @@ from adapterkit.prompt_places import (
     left_padded,
 )
 from adapterkit.prompt_sizes import with_sizes as with_sizes
-from adapterkit.tuner import _seeded
 from adapterkit.virtual_tokens import (
     Inputs,
     VirtualTokens,
@@ -54,7 +54,7 @@ def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: boo
     device = torch.device("cpu") if first is None else first.device
     dtype = torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
     on_meta = empty or device.type == "meta"
-    with torch.device("meta") if on_meta else _seeded(f"{torch.initial_seed()}/{name}/prompt"):
+    with torch.device("meta") if on_meta else seeded(f"{torch.initial_seed()}/{name}/prompt"):
         prompt: PromptAdapter = implementation(config, model)
     if empty and device.type != "meta":
         return prompt.to(dtype).to_empty(device=device)

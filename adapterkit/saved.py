@@ -10,12 +10,12 @@ from typing import Any, Self
 from torch import nn
 
 from adapterkit import checkpoint, saving
+from adapterkit.architectures import model_path
 from adapterkit.card import write_card
 from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
 from adapterkit.hub import upload
 from adapterkit.identity import check_base, identity
-from adapterkit.tuner import model_path
 
 
 class Saved(Described):

@@ -6,9 +6,7 @@ knows of the layers afterwards serves loading, saving, switching and merging wit
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,22 +14,18 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from adapterkit import replication
-from adapterkit.biases import with_biases
 from adapterkit.config.base import PeftConfig
-from adapterkit.config.layer import LayerConfig, pattern_value
-from adapterkit.errors import CapabilityError, StateError, TargetError, did_you_mean
+from adapterkit.errors import StateError, did_you_mean
+from adapterkit.making import Maker
 from adapterkit.nn import storage
-from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import SLOTS, AdaptedLayer
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
-from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
 from adapterkit.schedules import Schedules
-from adapterkit.targets import match_subset, match_targets, matching, modules_of, suffixes
-from adapterkit.tokens import make_token_rows
+from adapterkit.targets import modules_of
 from adapterkit.tying import Tied
 
 
@@ -139,8 +133,9 @@ class Tuner(nn.Module):
             raise StateError(f"an adapter's name cannot contain a dot: {name!r}")
         config = config.model_copy(deep=True)
         with replication.layers_for(self, config):
-            config, parts = self._parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
-            saved = self._modules_to_save(config)
+            maker = Maker(self.model, self.names, self.selection)
+            config, parts = maker.parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
+            saved = maker.modules_to_save(config)
             following = Tied(self.model, self.names, config).follow(saved)
         if not self.known:
             self._freeze()
@@ -167,105 +162,6 @@ class Tuner(nn.Module):
             for parameter in module._parameters.values():
                 if parameter is not None:
                     parameter.requires_grad_(False)
-
-    def _parts(
-        self, name: str, config: PeftConfig, *, half: bool, meta: bool
-    ) -> tuple[PeftConfig, dict[str, dict[str, nn.Module]]]:
-        """The config as it is honoured, and what is put beside layers: slot of `AdaptedLayer` -> target -> adapter."""
-        parts: dict[str, dict[str, nn.Module]] = {}
-        tied = Tied(self.model, self.names, config)
-        config = tied.settled(config)
-        if isinstance(config, LayerConfig):
-            chosen = tied.targets(self._targets(config), config)
-            spots = self._spots(config, chosen)
-            config = self._honoured(config, chosen)
-            parts = self._make(name, config, spots, half=half, meta=meta)
-            parts["adapters"] = tied.following(parts["adapters"])
-        parts = with_biases(self.names, config, parts, self._view, saved=self._modules_to_save(config))
-        tokens = make_token_rows(self.model, self.names, config)
-        parts["tokens"] = {target: _placed(rows, rows.layer, half=half) for target, rows in tokens.items()}
-        return config, parts
-
-    def _targets(self, config: LayerConfig) -> list[str]:
-        return match_targets(
-            self.names,
-            config,
-            model_type=model_type(self.model),
-            kinds=config.adapter_class().kinds,
-            heads=self._heads(config),
-        )
-
-    def _spots(self, config: LayerConfig, chosen: Sequence[str]) -> list[Spot]:
-        """The places for adapters: the chosen modules, or what they compute with, and parameters."""
-        attention = attention_spots(self.names, chosen)
-        inside = {spot.target for spot in attention}
-        called = [Spot(target, target, self._view(target)) for target in chosen if target not in inside]
-        spots = [*called, *attention, *parameter_spots(self.names, config)]
-        check_spots(self.names, spots, config.adapter_class(), config.peft_type)
-        _check_patterns(config, [spot.name for spot in spots])
-        return spots
-
-    def _honoured(self, config: LayerConfig, chosen: Sequence[str]) -> LayerConfig:
-        """The config with every field that names targets narrowed to what it matched."""
-        config = config.settled(chosen)
-        names = {field: suffixes(found, self.names) for field, found in self._subsets(config, chosen).items()}
-        for field, found in names.items():
-            if isinstance(found, str):
-                raise TargetError(f"{field}: in this model no list of names means just {found}")
-        targets = suffixes(chosen, self.names)
-        if isinstance(targets, str):  # the whole answer: a regular expression and layer numbers exclude each other
-            numbers = {"layers_to_transform", "layers_pattern"} & type(config).model_fields.keys()
-            return config.model_copy(update={**names, **dict.fromkeys(numbers), "target_modules": targets})
-        stated = {*targets, *(name for found in names.values() for name in found)}
-        return config.model_copy(update={**names, "target_modules": sorted(stated)})
-
-    def _subsets(self, config: LayerConfig, chosen: Sequence[str]) -> dict[str, list[str]]:
-        family = model_type(self.model)
-        return {f: match_subset(self.names, config, f, chosen=chosen, model_type=family) for f in config.subset_fields}
-
-    def _make(
-        self, name: str, config: LayerConfig, spots: Sequence[Spot], *, half: bool, meta: bool
-    ) -> dict[str, dict[str, nn.Module]]:
-        """The adapters for every spot, made but not yet put in place: slot of `AdaptedLayer` -> target -> adapter."""
-        implementation: type[LayerAdapter] = config.adapter_class()
-        if meta or all(spot.view.device.type == "meta" for spot in spots):
-            with torch.device("meta"):
-                made = [implementation(config.at(spot.name), spot.view) for spot in spots]
-        else:
-            seed, made = torch.initial_seed(), []
-            with torch.random.fork_rng(devices=[]):
-                for spot in spots:
-                    _start_stream(f"{seed}/{name}/{spot.seed}")
-                    made.append(implementation(config.at(spot.name), spot.view))
-        return by_slot(
-            spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)]
-        )
-
-    def _view(self, target: str) -> LayerView:
-        module = self.names[target]
-        if isinstance(module, AdaptedLayer):
-            return module.view
-        view = LayerView(module)
-        view.inputs = self.selection.inputs
-        return view
-
-    def _heads(self, config: LayerConfig) -> set[str]:
-        """The output layers, which all-linear leaves alone: the language model's head, and modules to save."""
-        output = getattr(self.model, "get_output_embeddings", lambda: None)()
-        heads = set() if output is None else {n for n, m in self.names.items() if m is output}
-        if config.modules_to_save:
-            heads.update(matching(self.names, config.modules_to_save, "modules_to_save"))
-        return heads
-
-    def _modules_to_save(self, config: PeftConfig) -> list[str]:
-        if not config.modules_to_save:
-            return []
-        chosen = matching(self.names, config.modules_to_save, "modules_to_save")
-        adapted = [n for n in chosen if isinstance(self.names[n], AdaptedLayer)]
-        if adapted:
-            raise CapabilityError(f"modules_to_save: {adapted} are adapted by another adapter already")
-        inside = tuple(f"{n}." for n in chosen)
-        return [n for n in chosen if not n.startswith(inside)]
 
     def _layer(self, target: str, view: LayerView | None = None) -> AdaptedLayer:
         if target not in self.layers:
@@ -460,55 +356,8 @@ class Tuner(nn.Module):
         return self.model
 
 
-def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:
-    """The adapter on its layer's device, in float32 unless the base is in float64 or ``half`` is wanted."""
-    device, dtype = view.device, view.dtype if half or view.dtype == torch.float64 else torch.float32
-    for module in modules_in(adapter):
-        for tensor in (tensor for tensor in module._parameters.values() if tensor is not None):
-            if tensor.dtype != dtype or not (tensor.is_meta or tensor.device == device):
-                return adapter.to(dtype) if tensor.is_meta else adapter.to(device=device, dtype=dtype)
-    return adapter
-
-
-def _start_stream(key: str) -> None:
-    """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
-    digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
-    torch.default_generator.manual_seed(int.from_bytes(digest))
-
-
-@contextmanager
-def _seeded(key: str) -> Iterator[None]:
-    """In the block, random numbers come from a stream of their own."""
-    with torch.random.fork_rng(devices=[]):
-        _start_stream(key)
-        yield
-
-
-def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:
-    for field in config.pattern_fields:
-        for pattern in getattr(config, field) or ():
-            if not any(pattern_value({pattern: True}, name) for name in chosen):
-                raise TargetError(
-                    f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}"
-                )
-
-
 def _nothing(module: nn.Module, inputs: Any) -> None:
     """A hook that changes nothing."""
-
-
-def model_path(model: nn.Module) -> str | None:
-    """Where a model says it comes from: a name on the Hub, or a directory."""
-    config = getattr(model, "config", None)
-    return getattr(config, "name_or_path", None) or getattr(model, "name_or_path", None) or None
-
-
-def model_type(model: nn.Module) -> str | None:
-    """The family a model says it belongs to, ``config.model_type``."""
-    config = getattr(model, "config", None)
-    if isinstance(config, dict):
-        return config.get("model_type")
-    return getattr(config, "model_type", None)
 
 
 def inject(model: nn.Module, config: PeftConfig, adapter_name: str, **options: Any) -> Tuner:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapterkit.architectures import model_type
 from adapterkit.errors import CapabilityError
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.targets import match_targets, modules_of
-from adapterkit.tuner import model_type
 
 See = Callable[[str, Tensor], None]
 

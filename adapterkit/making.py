@@ -1,0 +1,170 @@
+"""What a new adapter will consist of: which modules it adapts, its parts, and the config as it is honoured.
+
+Nothing of the model is changed here: whatever is wrong with a config is found before the first layer is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from adapterkit.architectures import model_type
+from adapterkit.biases import Parts, with_biases
+from adapterkit.config.base import PeftConfig
+from adapterkit.config.layer import LayerConfig, pattern_value
+from adapterkit.errors import CapabilityError, TargetError
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.nn.module import modules_in
+from adapterkit.nn.selection import Selection
+from adapterkit.nn.view import LayerView
+from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
+from adapterkit.targets import Modules, match_subset, match_targets, matching, suffixes
+from adapterkit.tokens import make_token_rows
+from adapterkit.tying import Tied
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the parts of adapters for one model."""
+
+    model: nn.Module
+    names: Modules
+    """Every module of the model by name, adapted layers as leaves."""
+
+    selection: Selection
+    """Where the adapters will find the forward's other inputs."""
+
+    def parts(self, name: str, config: PeftConfig, *, half: bool, meta: bool) -> tuple[PeftConfig, Parts]:
+        """The config as it is honoured, and what is put beside layers: slot of `AdaptedLayer` -> target -> adapter."""
+        parts: Parts = {}
+        tied = Tied(self.model, self.names, config)
+        config = tied.settled(config)
+        if isinstance(config, LayerConfig):
+            chosen = tied.targets(self._targets(config), config)
+            spots = self._spots(config, chosen)
+            config = self._honoured(config, chosen)
+            parts = self._make(name, config, spots, half=half, meta=meta)
+            parts["adapters"] = tied.following(parts["adapters"])
+        parts = with_biases(self.names, config, parts, self._view, saved=self.modules_to_save(config))
+        tokens = make_token_rows(self.model, self.names, config)
+        parts["tokens"] = {target: _placed(rows, rows.layer, half=half) for target, rows in tokens.items()}
+        return config, parts
+
+    def _targets(self, config: LayerConfig) -> list[str]:
+        return match_targets(
+            self.names,
+            config,
+            model_type=model_type(self.model),
+            kinds=config.adapter_class().kinds,
+            heads=self._heads(config),
+        )
+
+    def _spots(self, config: LayerConfig, chosen: Sequence[str]) -> list[Spot]:
+        """The places for adapters: the chosen modules, or what they compute with, and parameters."""
+        attention = attention_spots(self.names, chosen)
+        inside = {spot.target for spot in attention}
+        called = [Spot(target, target, self._view(target)) for target in chosen if target not in inside]
+        spots = [*called, *attention, *parameter_spots(self.names, config)]
+        check_spots(self.names, spots, config.adapter_class(), config.peft_type)
+        _check_patterns(config, [spot.name for spot in spots])
+        return spots
+
+    def _honoured(self, config: LayerConfig, chosen: Sequence[str]) -> LayerConfig:
+        """The config with every field that names targets narrowed to what it matched."""
+        config = config.settled(chosen)
+        names = {field: suffixes(found, self.names) for field, found in self._subsets(config, chosen).items()}
+        for field, found in names.items():
+            if isinstance(found, str):
+                raise TargetError(f"{field}: in this model no list of names means just {found}")
+        targets = suffixes(chosen, self.names)
+        if isinstance(targets, str):  # the whole answer: a regular expression and layer numbers exclude each other
+            numbers = {"layers_to_transform", "layers_pattern"} & type(config).model_fields.keys()
+            return config.model_copy(update={**names, **dict.fromkeys(numbers), "target_modules": targets})
+        stated = {*targets, *(name for found in names.values() for name in found)}
+        return config.model_copy(update={**names, "target_modules": sorted(stated)})
+
+    def _subsets(self, config: LayerConfig, chosen: Sequence[str]) -> dict[str, list[str]]:
+        family = model_type(self.model)
+        return {f: match_subset(self.names, config, f, chosen=chosen, model_type=family) for f in config.subset_fields}
+
+    def _make(self, name: str, config: LayerConfig, spots: Sequence[Spot], *, half: bool, meta: bool) -> Parts:
+        """The adapters for every spot, made but not yet put in place: slot of `AdaptedLayer` -> target -> adapter."""
+        implementation: type[LayerAdapter] = config.adapter_class()
+        if meta or all(spot.view.device.type == "meta" for spot in spots):
+            with torch.device("meta"):
+                made = [implementation(config.at(spot.name), spot.view) for spot in spots]
+        else:
+            seed, made = torch.initial_seed(), []
+            with torch.random.fork_rng(devices=[]):
+                for spot in spots:
+                    _start_stream(f"{seed}/{name}/{spot.seed}")
+                    made.append(implementation(config.at(spot.name), spot.view))
+        return by_slot(
+            spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)]
+        )
+
+    def _view(self, target: str) -> LayerView:
+        module = self.names[target]
+        if isinstance(module, AdaptedLayer):
+            return module.view
+        view = LayerView(module)
+        view.inputs = self.selection.inputs
+        return view
+
+    def _heads(self, config: LayerConfig) -> set[str]:
+        """The output layers, which all-linear leaves alone: the language model's head, and modules to save."""
+        output = getattr(self.model, "get_output_embeddings", lambda: None)()
+        heads = set() if output is None else {n for n, m in self.names.items() if m is output}
+        if config.modules_to_save:
+            heads.update(matching(self.names, config.modules_to_save, "modules_to_save"))
+        return heads
+
+    def modules_to_save(self, config: PeftConfig) -> list[str]:
+        """The modules that a config has trained and saved whole; of one inside another, the outer one."""
+        if not config.modules_to_save:
+            return []
+        chosen = matching(self.names, config.modules_to_save, "modules_to_save")
+        adapted = [n for n in chosen if isinstance(self.names[n], AdaptedLayer)]
+        if adapted:
+            raise CapabilityError(f"modules_to_save: {adapted} are adapted by another adapter already")
+        inside = tuple(f"{n}." for n in chosen)
+        return [n for n in chosen if not n.startswith(inside)]
+
+
+def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:
+    """The adapter on its layer's device, in float32 unless the base is in float64 or ``half`` is wanted."""
+    device, dtype = view.device, view.dtype if half or view.dtype == torch.float64 else torch.float32
+    for module in modules_in(adapter):
+        for tensor in (tensor for tensor in module._parameters.values() if tensor is not None):
+            if tensor.dtype != dtype or not (tensor.is_meta or tensor.device == device):
+                return adapter.to(dtype) if tensor.is_meta else adapter.to(device=device, dtype=dtype)
+    return adapter
+
+
+def _start_stream(key: str) -> None:
+    """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
+    digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
+    torch.default_generator.manual_seed(int.from_bytes(digest))
+
+
+@contextmanager
+def seeded(key: str) -> Iterator[None]:
+    """In the block, random numbers come from a stream of their own."""
+    with torch.random.fork_rng(devices=[]):
+        _start_stream(key)
+        yield
+
+
+def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:
+    for field in config.pattern_fields:
+        for pattern in getattr(config, field) or ():
+            if not any(pattern_value({pattern: True}, name) for name in chosen):
+                raise TargetError(
+                    f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}"
+                )
