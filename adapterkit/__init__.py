@@ -58,6 +58,7 @@ _EXPORTS = {
     "cast_mixed_precision_params": "adapterkit.kbit",
     "prepare_model_for_kbit_training": "adapterkit.kbit",
     "hotswap_adapter": "adapterkit.hotswap",
+    "prepare_model_for_compiled_hotswap": "adapterkit.hotswap",
     "get_layer_status": "adapterkit.status",
     "get_model_status": "adapterkit.status",
     "TunerLayerStatus": "adapterkit.status",

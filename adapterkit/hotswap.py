@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from adapterkit.checkpoint import set_peft_model_state_dict, tuner_of
-from adapterkit.errors import CapabilityError
+from adapterkit.config.base import PeftConfig
+from adapterkit.errors import CapabilityError, ConfigError, StateError
 from adapterkit.identity import check_base
+from adapterkit.registry import resolve
 from adapterkit.saving import Reading
 from adapterkit.tuner import Tuner
 
@@ -49,11 +53,72 @@ def hotswap_adapter(
     try:
         set_peft_model_state_dict(model, contents.tensors, _INCOMING)
         check_base(model, _INCOMING, contents.metadata, str(model_name_or_path))
+        rank = _prepared_rank(tuner, adapter_name)
+        config = config if rank is None else _padded(tuner, _INCOMING, config, rank)
         _exchange(tuner, adapter_name)
     finally:
         tuner.delete(_INCOMING)
     tuner.configs[adapter_name] = config.model_copy(update={"inference_mode": not trainable})
     tuner.set_trainable(adapter_name, trainable)
+
+
+def prepare_model_for_compiled_hotswap(
+    model: nn.Module,
+    *,
+    target_rank: int | None = None,
+    config: PeftConfig | Mapping[str, PeftConfig] | None = None,
+    check_compiled: Literal["error", "warn", "ignore"] = "error",
+) -> None:
+    """Prepare a model so that, once it is compiled, adapters of other ranks and scales can be swapped in without its
+    being compiled again. To be called after the first adapter is there, and before `torch.compile`.
+
+    The adapters get the target rank and a scale of 1, and compute what they did; saved, they say so.
+
+    Args:
+        model: a `PeftModel`.
+        target_rank: the largest rank of the adapters to come; None takes the largest that there is.
+        config: further configs that get the target rank; those of the model's adapters do anyway.
+        check_compiled: what to do about a model that is compiled already.
+
+    Raises:
+        StateError: the model is compiled already, or has no adapter.
+        CapabilityError: an adapter cannot be given another rank, or has a larger one.
+    """
+    _check_compiled(model, check_compiled)
+    tuner = tuner_of(model)
+    configs = {name: own for name, own in tuner.configs.items() if own is not None}
+    if not configs:
+        raise StateError("the model has no adapter: load the first one, then prepare the model, then compile it")
+    for name, own in configs.items():
+        tuner.configs[name] = _padded(tuner, name, own, target_rank)
+    others = config.values() if isinstance(config, Mapping) else [config] if config is not None else []
+    for other in others if target_rank is not None else ():
+        other.r = target_rank  # type: ignore[attr-defined]
+
+
+def _check_compiled(model: nn.Module, how: str) -> None:
+    if how not in ("error", "warn", "ignore"):
+        raise ConfigError(f"check_compiled={how!r}: choices are error, warn and ignore")
+    compiled = "_orig_mod" in model._modules or getattr(model, "_compiled_call_impl", None) is not None
+    message = "the model is compiled already, and will be once more: prepare it before torch.compile"
+    if compiled and how == "error":
+        raise StateError(message)
+    if compiled and how == "warn":
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _padded(tuner: Tuner, name: str, config: PeftConfig, rank: int | None) -> PeftConfig:
+    """Adapter ``name`` with this rank, in place; gives its config."""
+    if config.padding is None:
+        raise CapabilityError(f"{config.peft_type} adapters have no rank that could be padded")
+    adapters = {target: layer.adapters[name] for target, layer in tuner.layers.items() if name in layer.adapters}
+    return resolve(config.padding)(config, adapters, rank)  # type: ignore[no-any-return]
+
+
+def _prepared_rank(tuner: Tuner, name: str) -> int | None:
+    """The rank that adapter ``name`` was padded to; None where it was not."""
+    held: Iterator[Any] = (layer.adapters[name] for layer in tuner.layers.values() if name in layer.adapters)
+    return next((adapter.r for adapter in held if getattr(adapter, "padded", False)), None)
 
 
 def _exchange(tuner: Tuner, name: str) -> None:

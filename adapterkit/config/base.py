@@ -98,6 +98,10 @@ class PeftConfig(StrictModel):
     learning_rate: ClassVar[float] = 2e-3
     """What a run takes that states none."""
 
+    padding: ClassVar[str | None] = None
+    """``"package.module:function"`` that gives adapters another rank, and a scale of 1, without changing what they
+    compute, for swapping in compiled models: called with config, adapters by layer name, and rank; gives a config."""
+
     example: ClassVar[Mapping[str, Any]] = {}
     """Field values for a small example of the method, used by the contract and the documentation."""
 

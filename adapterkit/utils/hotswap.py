@@ -1,5 +1,5 @@
-"""`hotswap_adapter`, where PEFT's programs import it from."""
+"""`hotswap_adapter` and what prepares for it, where PEFT's programs import them from."""
 
-from adapterkit.hotswap import hotswap_adapter
+from adapterkit.hotswap import hotswap_adapter, prepare_model_for_compiled_hotswap
 
-__all__ = ["hotswap_adapter"]
+__all__ = ["hotswap_adapter", "prepare_model_for_compiled_hotswap"]
