@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from adapterkit.config.layer import LayerConfig
 from adapterkit.errors import CapabilityError, StateError, did_you_mean
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import KINDS, SVD_KINDS, Combination
+from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 from adapterkit.tuner import Tuner
 
 
@@ -59,13 +61,33 @@ def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name
 
 
 def _config(tuner: Tuner, adapters: Sequence[str], how: Combination) -> PeftConfig:
-    configs = [tuner.configs[n] for n in adapters]
-    there = {t: [layer.adapters[n] for n in adapters if n in layer.adapters] for t, layer in tuner.layers.items()}
-    there = {target: found for target, found in there.items() if found}
+    configs: list[Any] = [tuner.configs[n] for n in adapters]
+    there: dict[str, list[LayerAdapter]] = {}
+    targets: dict[str, None] = {}
+    for name in adapters:
+        found = _methods_own(tuner, name)
+        for (place, _), adapter in found.items():
+            there.setdefault(place, []).append(adapter)
+        targets.update({target: None for place, target in found if place == target})
     kind: type[LayerAdapter] = configs[0].adapter_class()
     config: PeftConfig = kind.combined_config(configs, there, how)
-    saved = list(dict.fromkeys(module for c in configs for module in c.modules_to_save or ()))
-    return config.model_copy(update={"target_modules": list(there), "modules_to_save": saved or None})
+    changes: dict[str, Any] = {"target_modules": [target for target in tuner.layers if target in targets]}
+    for field in ("modules_to_save", "target_parameters"):
+        if field in type(config).model_fields:
+            changes[field] = list(dict.fromkeys(n for c in configs for n in getattr(c, field) or ())) or None
+    return config.model_copy(update=changes)
+
+
+def _methods_own(tuner: Tuner, name: str) -> dict[tuple[str, str], LayerAdapter]:
+    """The adapters of the method itself, by the name that patterns go by and the module's; one for each pair, the last,
+    since all of a module's have one rank."""
+    found: dict[tuple[str, str], LayerAdapter] = {}
+    for target, part in tuner.parts(name):
+        if isinstance(part, LayerAdapter) and part.is_method:
+            view = part.layer
+            inside = isinstance(view, ParameterView) and not isinstance(view.layer, nn.MultiheadAttention)
+            found[f"{target}.{view.name}" if inside else target, target] = part  # type: ignore[attr-defined]
+    return found
 
 
 @torch.no_grad()
@@ -76,7 +98,20 @@ def _fill(slot: nn.ModuleDict, name: str, given: dict[str, float], how: Combinat
     new, parts = slot[name], [(slot[n], weight) for n, weight in given.items() if n in slot]
     if how is None:
         new.load_state_dict(parts[0][0].state_dict())
-    elif isinstance(new, LayerAdapter) and new.is_method:
+    elif isinstance(new, ParameterAdapters):
+        for own in new.adapters:
+            _combine(own, [(a, w) for part, w in parts for a in part.adapters if _is_like(a, own)], how)  # type: ignore
+    else:
+        _combine(new, parts, how)
+
+
+def _is_like(adapter: nn.Module, own: nn.Module) -> bool:
+    """Whether two adapters of one module are of the same parameter, and of one kind."""
+    return type(adapter) is type(own) and adapter.layer.name == own.layer.name  # type: ignore[union-attr]
+
+
+def _combine(new: nn.Module, parts: Sequence[tuple[Any, float]], how: Combination) -> None:
+    if isinstance(new, LayerAdapter) and new.is_method:
         new.combine([part for part, _ in parts], [weight for _, weight in parts], how)
     else:
         _move(new, parts)

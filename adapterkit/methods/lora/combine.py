@@ -65,11 +65,12 @@ def become(new: Any, adapters: Sequence[Any], weights: Sequence[float], how: Com
     """Fill ``new``, of the config that `combined_config` gave, with the combination.
 
     Raises:
-        CapabilityError: the layer is a convolution in groups, in which no product of factors is the change.
+        CapabilityError: the layer is a convolution in groups, or a stack of weights: no one product is the change.
     """
     view = new.layer
-    if view.kind == "conv" and view.layer.groups > 1:
-        raise CapabilityError("LoRA adapters of a grouped convolution cannot be combined")
+    if view.kind == "stack" or (view.kind == "conv" and view.layer.groups > 1):
+        what = "stacked parameters" if view.kind == "stack" else "a grouped convolution"
+        raise CapabilityError(f"LoRA adapters of {what} cannot be combined")
     for factor, value in zip(new.factors(), _combined(adapters, weights, how, len(new.factors()[0])), strict=True):
         factor.copy_(value.reshape(factor.shape))
     pairs = list(zip(adapters, weights, strict=True))
