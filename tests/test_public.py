@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 import adapterkit
+from tests.parity.helpers import peft
 
 DOCUMENTED = [
     "PeftModel", "PeftModelForCausalLM", "PeftModelForFeatureExtraction", "PeftModelForQuestionAnswering",
@@ -53,6 +55,24 @@ def test_an_unknown_name_is_an_attribute_error():
 )
 def test_no_torch_before_it_is_needed(code):
     assert not {"torch", "transformers", "numpy", "datasets", "sklearn", "matplotlib"} & modules_after(code)
+
+
+@pytest.mark.parametrize(
+    ("values", "config", "field"),
+    [
+        ("PromptTuningInit", "PromptTuningConfig", "prompt_tuning_init"),
+        ("MultitaskPromptTuningInit", "MultitaskPromptTuningConfig", "prompt_tuning_init"),
+        ("PromptEncoderReparameterizationType", "PromptEncoderConfig", "encoder_reparameterization_type"),
+    ],
+)
+def test_values_as_enumerations_are_those_of_the_field(values, config, field):
+    kind = getattr(adapterkit, config)
+    members = list(getattr(adapterkit, values))
+    assert set(members) == set(get_args(kind.model_fields[field].annotation))
+    default = getattr(adapterkit, values)(kind.model_fields[field].default)
+    made = kind(num_virtual_tokens=2, **{field: default})
+    assert getattr(made, field) == default
+    assert {member.value for member in getattr(peft, values)} == {member.value for member in members}
 
 
 def test_enumerations_are_strings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -12,6 +13,16 @@ from adapterkit.config.base import Choice, Text
 from adapterkit.config.prompt import WordPromptConfig
 
 Start = Literal["RANDOM", "TEXT", "AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED"]
+
+
+class MultitaskPromptTuningInit(StrEnum):
+    """The values of `MultitaskPromptTuningConfig.prompt_tuning_init`."""
+
+    RANDOM = "RANDOM"
+    TEXT = "TEXT"
+    AVERAGE_SOURCE_TASKS = "AVERAGE_SOURCE_TASKS"
+    EXACT_SOURCE_TASK = "EXACT_SOURCE_TASK"
+    ONLY_SOURCE_SHARED = "ONLY_SOURCE_SHARED"
 
 
 class MultitaskPromptTuningConfig(WordPromptConfig):

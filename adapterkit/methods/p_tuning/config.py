@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from adapterkit.config.base import Choice
 from adapterkit.config.prompt import PromptConfig
+
+
+class PromptEncoderReparameterizationType(StrEnum):
+    """The values of `PromptEncoderConfig.encoder_reparameterization_type`."""
+
+    MLP = "MLP"
+    LSTM = "LSTM"
 
 
 class PromptEncoderConfig(PromptConfig):

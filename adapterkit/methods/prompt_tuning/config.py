@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from adapterkit.config.base import Choice
 from adapterkit.config.prompt import WordPromptConfig
+
+
+class PromptTuningInit(StrEnum):
+    """The values of `PromptTuningConfig.prompt_tuning_init`."""
+
+    RANDOM = "RANDOM"
+    TEXT = "TEXT"
+    SAMPLE_VOCAB = "SAMPLE_VOCAB"
 
 
 class PromptTuningConfig(WordPromptConfig):
