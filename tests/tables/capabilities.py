@@ -62,6 +62,11 @@ def _inputs(config: type[PeftConfig], adapter: Any) -> str:
     return ", ".join(f"`{name}`" for name in sorted(config.forward_inputs))
 
 
+def _rate(config: type[PeftConfig], adapter: Any) -> str:
+    del adapter
+    return f"{config.learning_rate:g}"
+
+
 class Column(NamedTuple):
     """A capability: its cell for a method, and the laws of layer and of prompt methods ("" where there is none)."""
 
@@ -88,6 +93,7 @@ COLUMNS = (
     Column("meta device", _always, "test_made_on_the_meta_device_and_loaded", "test_counts_on_the_meta_device"),
     Column("weighted sums", _combines, "test_adapters_are_combined_or_refused"),
     Column("own inputs", _inputs),
+    Column("learning rate of a run", _rate),
 )
 
 
