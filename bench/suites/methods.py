@@ -47,9 +47,8 @@ def _config(library: str, class_name: str, fields: dict[str, Any]) -> Any:
 
 def _installed(class_name: str) -> Any:
     """Our config class of that name, whichever plugin brings it."""
-    return {config.__name__.lower(): config for config in module(OURS + ".registry").methods.values()}[
-        class_name.lower()
-    ]
+    installed = module(f"{OURS}.registry").methods.values()
+    return {config.__name__.lower(): config for config in installed}[class_name.lower()]
 
 
 def _method(
