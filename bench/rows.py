@@ -76,12 +76,13 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        return math.isnan(self.ours)
+        """Whether it could not be measured; a figure that this machine does not have is left out, too."""
+        return not self.unit and math.isnan(self.ours)
 
     @property
     def met(self) -> str:
         """Whether the goal was reached; empty without one."""
-        if self.goal is None or self.failed:
+        if self.goal is None or math.isnan(self.ours):
             return ""
         value = self.ratio if self.goal.on == "ratio" else self.ours
         return "yes" if value <= self.goal.bound else "no"
