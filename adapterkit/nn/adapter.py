@@ -156,7 +156,9 @@ class LayerAdapter(Adapter):
     def tied(self, layer: LayerView) -> LayerAdapter:
         """The adapter that makes of an output layer, which has the weight of this one's embedding, what this one makes
         of the embedding. Optional; it has no parameters of its own."""
-        raise CapabilityError(f"{type(self).__name__} states no change of an output layer that is tied to its embedding")
+        raise CapabilityError(
+            f"{type(self).__name__} states no change of an output layer that is tied to its embedding"
+        )
 
     is_method: ClassVar[bool] = True
     """False for what stands beside a method's adapter: a trained bias, trained rows of an embedding."""
