@@ -18,7 +18,8 @@ from typing import Any
 from adapterkit.errors import BrokenPluginError, ConfigError, IncompatiblePluginError, UnknownPluginError, did_you_mean
 
 API_VERSION = 1
-"""Raised when the contract of `adapterkit.nn.adapter` or of the config classes changes incompatibly."""
+"""Raised when the contract of `adapterkit.nn.adapter` or of the config classes changes incompatibly. A plugin may state
+the one it was written for, ``api: ClassVar[int] = 1`` in its config class, and is refused by any other."""
 
 CORE = "adapterkit"
 
@@ -58,7 +59,7 @@ class Plugin:
         """Import the config class.
 
         Raises:
-            BrokenPluginError: it cannot be imported, or is no config class.
+            BrokenPluginError: it cannot be imported, is no config class, or leaves out what each has to declare.
             IncompatiblePluginError: it was written for another `API_VERSION`.
         """
         try:
@@ -70,6 +71,11 @@ class Plugin:
             ) from error
         if not isinstance(loaded, type) or not hasattr(loaded, "model_fields"):
             raise BrokenPluginError(f"{self.kind} {self.name!r} ({self.origin}): {self.entry.value} is no config class")
+        missing = sorted(name for name in loaded.__class_vars__ if not hasattr(loaded, name))
+        if missing:
+            raise BrokenPluginError(
+                f"{self.kind} {self.name!r} ({self.origin}): {self.entry.value} has no {' and no '.join(missing)}"
+            )
         api = getattr(loaded, "api", API_VERSION)
         if api != API_VERSION:
             who = "adapterkit" if api > API_VERSION else self.distribution

@@ -37,6 +37,22 @@ class ModelConfig(StrictModel):
     attn_implementation: Text | None = Field(None, description="eager, sdpa, flash_attention_2, ...")
 
 
+DATA_ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+}
+"""What ``data.format=auto`` goes by."""
+
+
 class DataConfig(StrictModel):
     """Where examples come from, and how they are read."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from adapterkit.config.run import DATA_ENDINGS
 from adapterkit.hydra.explain import Where
 from adapterkit.hydra.problems import Problem
 
@@ -24,5 +25,6 @@ def missing_files(config: DictConfig, where: Where) -> Iterator[Problem]:
 
 
 def _is_local(value: str) -> bool:
-    """Whether it begins as a path does, or is deeper than ``"user/name"``."""
-    return value.startswith((".", "/", "~", "\\")) or value.count("/") > 1 or "\\" in value
+    """Whether it begins as a path does, ends as a file of data does, or is deeper than ``"user/name"``."""
+    begins, ends = value.startswith((".", "/", "~")), Path(value).suffix.lower() in DATA_ENDINGS
+    return begins or ends or value.count("/") > 1 or "\\" in value

@@ -13,10 +13,10 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
-from adapterkit.config.run import DataConfig
+from adapterkit.config.run import DATA_ENDINGS, DataConfig
 from adapterkit.errors import DataError, did_you_mean
 from adapterkit.train.columns import Roles, assign
-from adapterkit.train.readers import ENDINGS, Columns, read_file
+from adapterkit.train.readers import Columns, read_file
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -137,7 +137,7 @@ def _named_file(root: Path, split: str, value: str) -> list[Path]:
 
 def _readable(root: Path, config: DataConfig) -> list[Path]:
     files = sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if config.format != "auto" or path.suffix.lower() in ENDINGS]
+    return [path for path in files if config.format != "auto" or path.suffix.lower() in DATA_ENDINGS]
 
 
 def _belongs(path: Path, aliases: Iterable[str]) -> bool:
@@ -157,7 +157,7 @@ def _from_files(files: dict[str, list[Path]], config: DataConfig) -> _Raw:
             digest.update(path.read_bytes())
         splits[name] = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     first = files["train"][0]
-    ordered = config.format == "text" or (config.format == "auto" and ENDINGS.get(first.suffix.lower()) == "text")
+    ordered = config.format == "text" or (config.format == "auto" and DATA_ENDINGS.get(first.suffix.lower()) == "text")
     source = config.path or str(first)
     return _Raw(splits, source, digest.hexdigest(), ordered)
 
@@ -187,7 +187,7 @@ def table(columns: Columns, source: str) -> Dataset:
 
 def _from_hub(config: DataConfig) -> _Raw:
     assert config.path is not None
-    if config.path.startswith((".", "/", "~")) or Path(config.path).suffix.lower() in ENDINGS:
+    if config.path.startswith((".", "/", "~")) or Path(config.path).suffix.lower() in DATA_ENDINGS:
         raise DataError(f"data.path={config.path}: no such file or directory (from {Path.cwd()})")
     try:
         loaded = datasets.load_dataset(config.path, config.name, revision=config.revision)

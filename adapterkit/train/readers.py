@@ -13,24 +13,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
+from adapterkit.config.run import DATA_ENDINGS
 from adapterkit.errors import DataError
 
 Columns = dict[str, list[Any]]
-
-ENDINGS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".conll": "conll",
-    ".bio": "conll",
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-}
-"""What ``data.format=auto`` goes by."""
 
 _LOOK_AT = 1000  # lines that decide whether there is a header
 
@@ -65,11 +51,11 @@ def format_of(path: Path) -> str:
     Raises:
         DataError: the ending says nothing.
     """
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in DATA_ENDINGS:
         raise DataError(
-            f"{path}: the ending {path.suffix!r} names no format; set data.format. Endings: {', '.join(ENDINGS)}"
+            f"{path}: the ending {path.suffix!r} names no format; set data.format. Endings: {', '.join(DATA_ENDINGS)}"
         )
-    return ENDINGS[path.suffix.lower()]
+    return DATA_ENDINGS[path.suffix.lower()]
 
 
 def _open(path: Path) -> TextIO:

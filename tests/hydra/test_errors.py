@@ -66,7 +66,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["pip install 'adapterkit[slurm]'"],
     ),
     "config directory": (["--config-dir", "nowhere", *LORA], ["--config-dir nowhere: no such directory"]),
-    "no data file": ([*LORA, "data.path=./dev.tsv"], ["data.path: ./dev.tsv: no such file or directory (from "]),
+    "no data file": ([*LORA, "data.path=here/dev.tsv"], ["data.path: here/dev.tsv: no such file or directory (from "]),
     "no model directory": (
         [*LORA, "model.name_or_path=checkpoints/mini/lm"],
         ["model.name_or_path: checkpoints/mini/lm: no such file or directory"],

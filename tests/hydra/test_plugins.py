@@ -71,6 +71,16 @@ def test_what_is_no_config_class_is_refused(capsys, tmp_path, monkeypatch):
     assert "odd_plugin:Config is no config class" in chosen.err
 
 
+def test_a_method_without_an_adapter_is_refused(capsys, tmp_path, monkeypatch):
+    source = "from typing import Literal\nfrom adapterkit.config.layer import LayerConfig\n\n\n"
+    source += "class Config(LayerConfig):\n    peft_type: Literal['BARE'] = 'BARE'\n"
+    write_distribution(tmp_path / "site", "bare", {METHODS: {"bare": "bare_plugin:Config"}}, bare_plugin=source)
+    with installed(tmp_path / "site", monkeypatch):
+        chosen = command(capsys, "+method=bare", "task=seq_cls")
+    assert chosen.code == 2
+    assert "method 'bare' (bare 1.0): bare_plugin:Config has no adapter" in chosen.err
+
+
 def test_two_packages_with_one_name_are_an_error_only_when_it_is_chosen(capsys, tmp_path, monkeypatch):
     training = stand_in(monkeypatch)
     for number, package in enumerate(("acme-a", "acme-b"), start=3):
