@@ -71,7 +71,7 @@ class Plugin:
             ) from error
         if not isinstance(loaded, type) or not hasattr(loaded, "model_fields"):
             raise BrokenPluginError(f"{self.kind} {self.name!r} ({self.origin}): {self.entry.value} is no config class")
-        missing = sorted(name for name in loaded.__class_vars__ if not hasattr(loaded, name))
+        missing = sorted(name for name in getattr(loaded, "__class_vars__", ()) if not hasattr(loaded, name))
         if missing:
             raise BrokenPluginError(
                 f"{self.kind} {self.name!r} ({self.origin}): {self.entry.value} has no {' and no '.join(missing)}"
