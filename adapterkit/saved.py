@@ -16,6 +16,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
 from adapterkit.hub import upload
 from adapterkit.identity import check_base, identity
+from adapterkit.nn.module import set_training
 
 
 class Saved(Described):
@@ -190,7 +191,7 @@ class Saved(Described):
         trained = not self.peft_config[name].inference_mode
         self.set_requires_grad(name, trained)
         for _, part in checkpoint.parts_of(self, name).values():
-            part.train(trained)
+            set_training(part, trained)
         return result
 
     @classmethod
@@ -236,5 +237,5 @@ class Saved(Described):
             wrapped.unload()
             raise
         check_base(wrapped, adapter_name, contents.metadata, str(model_id))
-        wrapped.train(is_trainable)
+        set_training(wrapped, is_trainable)
         return wrapped  # type: ignore[no-any-return]

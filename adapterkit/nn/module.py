@@ -35,6 +35,19 @@ def modules_in(root: nn.Module) -> list[nn.Module]:
     return found
 
 
+def set_training(root: nn.Module, mode: bool) -> None:
+    """`torch.nn.Module.train` in one loop: a call is made only where a class has its own."""
+    waiting: list[Any] = [root]
+    while waiting:
+        module = waiting.pop()
+        own = module.__dict__
+        if type(module).train is not nn.Module.train or "train" in own or "training" not in own:
+            module.train(mode)
+        else:
+            own["training"] = mode
+            waiting.extend(child for child in module._modules.values() if child is not None)
+
+
 def tensors_in(root: nn.Module, path: str = "") -> dict[str, Tensor]:
     """Parameters and persistent buffers by dotted name: what `torch.nn.Module.state_dict` has, without its hooks."""
     own, passing = {**root._parameters, **root._buffers}, root._non_persistent_buffers_set
