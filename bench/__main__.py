@@ -1,4 +1,4 @@
-"""``python -m bench``: one table of every row; ``--quick`` in under five minutes, on smaller models.
+"""``python -m bench``: one table of every row; ``--quick`` on smaller models, with fewer rounds.
 
 ``--write docs/performance.md`` puts the table into that file, in the place of the one it has.
 """
