@@ -146,7 +146,6 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
     assert list(model.peft_config) == ["default"]
 
 
-@pytest.mark.skipif("ia3" not in methods, reason="needs a second method")
 def test_another_method_is_refused(tmp_path):
     saved(tmp_path / "a")
     get_peft_model(net(), methods["ia3"](target_modules=["0"], feedforward_modules=[])).save_pretrained(tmp_path / "b")

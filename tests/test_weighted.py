@@ -10,7 +10,6 @@ import adapterkit
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.combination import KINDS, SVD_KINDS, factorised, refactorised
-from adapterkit.registry import methods
 from tests.parity.helpers import add_noise, peft, quiet
 
 X = torch.randint(0, 10, (2, 6), generator=torch.Generator().manual_seed(0))
@@ -179,7 +178,6 @@ def test_refactorising_is_the_svd_of_the_product():
         assert fast[0].shape == slow[0].shape
 
 
-@pytest.mark.skipif("ia3" not in methods, reason="needs a method whose parameters add up")
 def test_methods_whose_parameters_add_up():
     def config(library):
         return library.IA3Config(target_modules=["a", "b"], feedforward_modules=["b"])
