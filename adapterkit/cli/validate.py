@@ -63,7 +63,7 @@ def checked(config: DictConfig, composer: Composer) -> RunConfig:
 
 
 def _validate_sweep(config: DictConfig, composer: Composer) -> None:
-    problems = list(shadowed(config))
+    problems = list(shadowed(config, composer))
     verdict = judge(config, composer)
     if problems or verdict.failing:
         raise ConfigProblems([*problems, *([Problem("", str(verdict))] if verdict.failing else [])])

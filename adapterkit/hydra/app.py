@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -52,6 +53,7 @@ def _run(argv: Sequence[str]) -> int:
         problems = diagnose(arguments)  # sooner than Hydra could tell, which composes twice before it calls anyone
         if problems:
             raise ConfigProblems(problems)
+    gc.enable()
     try:
         return _call_hydra(settled(arguments, composer_for(arguments)))
     except RunFailed as failed:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import ConfigError, did_you_mean
 from adapterkit.hydra.arguments import Arguments
 from adapterkit.hydra.disk import missing_files
+from adapterkit.hydra.nodes import plain
 from adapterkit.hydra.origin import Origins
 from adapterkit.hydra.places import conf_dir
 from adapterkit.hydra.private import Composer
@@ -45,20 +46,35 @@ def diagnose(arguments: Arguments) -> list[Problem]:
     problems = list(arguments.problems)
     parsed = composer.parse(arguments.overrides)
     overrides = [_forced(_first_of_sweep(o, problems, arguments), composer) for o in parsed]
-    known: set[str] = {kind for kind in KINDS if any(problem.place == kind for problem in problems)}
+    known = {kind for kind in KINDS if any(problem.place == kind for problem in problems)}
+    config = _composed(composer, overrides, problems, known, brief=arguments.is_plain_run)
+    return problems if config is None else problems + problems_of(config, composer, overrides, known=known)
+
+
+def _composed(
+    composer: Composer, overrides: list[str], problems: list[Problem], known: set[str], *, brief: bool
+) -> DictConfig | None:
+    """What composes of ``overrides``, from which all others are removed. ``problems`` and ``known`` are added to."""
     while True:
         try:
-            config = composer.compose(overrides)
-            break
+            return _compose_ours(composer, overrides) if brief else composer.compose(overrides)
         except (ConfigError, CompactHydraException, OmegaConfBaseException) as error:
             culprit = culprit_of(error, overrides)
+            if culprit is None and brief:
+                brief = False  # perhaps a file chose something for Hydra itself
+                continue
             problems.append(explain_error(error, culprit, composer))
             if culprit is None:
-                return problems
+                return None
             overrides.remove(culprit)
             group = culprit.partition("=")[0]
             known |= KINDS.keys() if group == "experiment" else {group}
-    return problems + problems_of(config, composer, overrides, known=known)
+
+
+def _compose_ours(composer: Composer, overrides: Sequence[str]) -> DictConfig:
+    """Without Hydra's own part, where nothing refers to it."""
+    config = composer.compose_ours(overrides)
+    return composer.compose(overrides) if "${hydra" in str(plain(config, resolve=False)) else config
 
 
 def problems_of(
@@ -66,13 +82,16 @@ def problems_of(
 ) -> list[Problem]:
     """What is wrong with a composed run."""
     where = Origins(overrides, lambda: composer.files(overrides))
-    return [*shadowed(config), *check(config, where, known=known)[1], *missing_files(config, where)]
+    return [
+        *shadowed(config, composer),
+        *check(config, where, known=known)[1],
+        *missing_files(config, where),
+    ]
 
 
-def shadowed(config: DictConfig) -> Iterator[Problem]:
+def shadowed(config: DictConfig, composer: Composer) -> Iterator[Problem]:
     """Presets that bear the name of an installed plugin: one of the two would be ignored without a word."""
-    sources = OmegaConf.select(config, "hydra.runtime.config_sources") or []
-    directories = [Path(source.path) for source in sources if source.schema == "file"]
+    directories = composer.directories(config)
     for kind, registry in KINDS.items():
         for file in (file for directory in directories for file in sorted((directory / kind).glob("*.yaml"))):
             if file.stem in registry:

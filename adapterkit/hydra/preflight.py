@@ -50,7 +50,13 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         composer = Composer.running(config)
-        stop_on([*shadowed(config), *missing_files(config, nowhere), *sweep_problems(config, composer)])
+        stop_on(
+            [
+                *shadowed(config, composer),
+                *missing_files(config, nowhere),
+                *sweep_problems(config, composer),
+            ]
+        )
         metric = OmegaConf.select(config, "sweep.metric")
         started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric))
 

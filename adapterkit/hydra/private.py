@@ -13,13 +13,16 @@ from typing import Any, cast
 import hydra
 import hydra.utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -38,11 +41,12 @@ def allowing(target: str) -> AbstractContextManager[Any]:
 
 
 def load_plugins() -> Plugins:
-    """Hydra's plugins, scanned.
+    """Hydra's plugins, scanned, and its resolvers (``${now:%Y}``) made known.
 
     Raises:
         BrokenPluginError: an installed Hydra plugin cannot be imported; it would stop every Hydra program.
     """
+    setup_globals()
     try:
         return Plugins.instance()
     except Exception as error:  # whatever the plugin does on import
@@ -92,9 +96,28 @@ class Composer:
         return cls(running.config_loader, config.hydra.job.config_name)
 
     def compose(self, overrides: Sequence[str], *, sweep: bool = False) -> DictConfig:
-        """The whole config, Hydra's own part included."""
+        """The whole config, Hydra's own part included, which ``${hydra:...}`` can ask from then on."""
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
-        return self._loader.load_configuration(self._config_name, list(overrides), run_mode=mode)
+        config = self._loader.load_configuration(self._config_name, list(overrides), run_mode=mode)
+        if not GlobalHydra.instance().is_initialized():
+            HydraConfig.instance().set_config(config)
+        return config
+
+    def compose_ours(self, overrides: Sequence[str]) -> DictConfig:
+        """The config without Hydra's own part, for which nothing may ask then: less than half the time."""
+        loader = cast(ConfigLoaderImpl, self._loader)
+        parsed, repository = loader._parse_overrides_and_create_caching_repo(self._config_name, list(overrides))
+        found = create_defaults_list(
+            repo=repository,
+            config_name=self._config_name,
+            overrides_list=parsed,
+            prepend_hydra=False,
+            skip_missing=False,
+        )
+        config = loader._compose_config_from_defaults_list(defaults=found.defaults, repo=repository)
+        OmegaConf.set_struct(config, True)
+        apply_overrides(config, found.config_overrides)
+        return config
 
     def compose_trial(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """The whole config of one trial of the sweep that ``master`` describes."""
@@ -121,6 +144,13 @@ class Composer:
             if source.is_config(config_path):
                 return Path(source.path, f"{config_path}.yaml") if source.scheme() == "file" else None
         return None
+
+    def directories(self, config: DictConfig) -> list[Path]:
+        """The directories in which the files of ``config`` were looked for."""
+        searched = OmegaConf.select(config, "hydra.runtime.config_sources")
+        if searched is not None:
+            return [Path(source.path) for source in searched if source.schema == "file"]
+        return [Path(source.path) for source in self._loader.get_sources() if source.scheme() == "file"]
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """Parsed overrides; ``glob(...)`` is expanded."""

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapterkit.hydra.arguments import parse
-from adapterkit.hydra.diagnosis import composer_for
+from adapterkit.hydra.diagnosis import composer_for, diagnose
+from adapterkit.hydra.nodes import plain
 from adapterkit.hydra.validation import validate
 from adapterkit.registry import methods
 from tests.commandline import LORA
@@ -82,3 +83,16 @@ def test_the_command_line_wins_over_an_experiment_and_that_over_presets():
 def composed_experiment(*overrides: str):
     arguments = parse(overrides)
     return validate(composer_for(arguments).compose(arguments.overrides))
+
+
+@pytest.mark.parametrize("value", ["${now:%Y}", "${hydra:job.name}", "${hydra.job.name}", "${trainer.seed}"])
+def test_a_value_may_refer_to_all_that_hydra_resolves_and_to_nothing_else(value):
+    problems = diagnose(parse([*LORA, f"trainer.run_name={value}"]))
+    assert [problem.place for problem in problems] == (["trainer.run_name"] if value == "${trainer.seed}" else [])
+
+
+@pytest.mark.parametrize("overrides", [LORA, ["+method=rslora", "task=causal_lm", "trainer=fast", "data.x.y=[1,2]"]])
+def test_our_part_of_a_config_is_the_same_with_hydras_own_and_without(overrides):
+    arguments = parse(overrides)
+    composer = composer_for(arguments)
+    assert plain(composer.compose_ours(arguments.overrides)) == plain(composer.compose(arguments.overrides))
