@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, MissingConfigException
