@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from transformers import Trainer, TrainingArguments
 
 from adapterkit.config.run import TrainerConfig
@@ -27,13 +29,33 @@ def optimizer_for(model: PeftModel, trainer: TrainerConfig, args: TrainingArgume
     Raises:
         ConfigError: the method has no such optimizer.
     """
-    option = next((option for option in OPTIONS if getattr(trainer, option)), None)
+    option = chosen(trainer)
     if option is None:
         return None
+    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    return made(model, option, trainer, optimizer_class, settings)
+
+
+def chosen(trainer: TrainerConfig) -> str | None:
+    """The one of `OPTIONS` that ``trainer`` asks for."""
+    return next((option for option in OPTIONS if getattr(trainer, option)), None)
+
+
+def made(
+    model: PeftModel,
+    option: str,
+    trainer: TrainerConfig,
+    optimizer_class: type[Optimizer] = AdamW,
+    settings: Mapping[str, Any] = MappingProxyType({"lr": 1e-3}),
+) -> Optimizer:
+    """The optimizer that ``option`` means; what it does not train is frozen then.
+
+    Raises:
+        ConfigError: the method has no such optimizer.
+    """
     config = model.active_peft_config
     if option not in config.optimizers:
         has = f"has {', '.join(config.optimizers)}" if config.optimizers else "has none of its own"
         raise ConfigError(f"trainer.{option}: {config.peft_type} has no such optimizer; it {has}")
     make: Any = resolve(config.optimizers[option])
-    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
-    return make(model, optimizer_class, settings, trainer)  # type: ignore[no-any-return]
+    return make(model, optimizer_class, dict(settings), trainer)  # type: ignore[no-any-return]

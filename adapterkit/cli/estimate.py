@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterkit.cli.listing import columns
+from adapterkit.config.run import TrainerConfig
 from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.registry import tasks
 
@@ -59,16 +60,18 @@ def estimate(arguments: Sequence[str]) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a PEFT adapter_config.json, instead of overrides")
     parser.add_argument("--model", type=Path, metavar="FILE", help="the config.json of a transformers model")
     parser.add_argument("--task", metavar="NAME", help="the task, where the adapter's config has none (causal_lm)")
+    parser.add_argument("--lorafa", action="store_true", help="count as trained what LoRA-FA's optimizer trains")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options, overrides = parser.parse_known_args(arguments)
     if (options.config is None) != (options.model is None):
         raise ConfigError("estimate takes --config and --model together, or overrides")
     if options.config is None:
-        found = _from_overrides(overrides)
+        found = _from_overrides([*overrides, *(["trainer.lorafa=true"] if options.lorafa else [])])
     elif overrides:
         raise ConfigError(f"estimate takes overrides or --config and --model, not both: {' '.join(overrides)}")
     else:
-        found = count(_read(options.config), _read(options.model), task=options.task)
+        trainer = TrainerConfig(lorafa=options.lorafa)
+        found = count(_read(options.config), _read(options.model), task=options.task, trainer=trainer)
     print(json.dumps(asdict(found), indent=2) if options.json else text(found))
     return EXIT_OK
 
@@ -84,16 +87,19 @@ def _from_overrides(overrides: Sequence[str]) -> Estimate:
     from adapterkit.train.models import load_base  # only now: a mistake costs no import of torch
 
     base = load_base(run.model, run.task, device="meta")
-    return measure(base, run.method.model_copy(update={"task_type": run.task.task_type}))
+    return measure(base, run.method.model_copy(update={"task_type": run.task.task_type}), run.trainer)
 
 
-def count(config: dict[str, Any], model: dict[str, Any], *, task: str | None = None) -> Estimate:
+def count(
+    config: dict[str, Any], model: dict[str, Any], *, task: str | None = None, trainer: TrainerConfig | None = None
+) -> Estimate:
     """The numbers of an adapter on a model, both as their files describe them.
 
     Args:
         config: the content of a PEFT ``adapter_config.json``.
         model: the content of a transformers ``config.json``.
         task: name of a task; by default that of ``config``, else ``causal_lm``.
+        trainer: a run's settings, as an optimizer of the method's own may leave tensors as they are.
 
     Raises:
         ConfigError: a file says something that cannot be honoured.
@@ -111,10 +117,10 @@ def count(config: dict[str, Any], model: dict[str, Any], *, task: str | None = N
         raise ConfigError(f"this is no configuration of a transformers model: {error}") from error
     with torch.device("meta"):
         base = getattr(transformers, chosen.auto_model).from_config(model_config)
-    return measure(base, parsed.model_copy(update={"task_type": chosen.task_type}))
+    return measure(base, parsed.model_copy(update={"task_type": chosen.task_type}), trainer)
 
 
-def measure(base: Any, config: PeftConfig) -> Estimate:
+def measure(base: Any, config: PeftConfig, trainer: TrainerConfig | None = None) -> Estimate:
     """Put the adapter on a base model, which is changed, and count.
 
     Raises:
@@ -122,9 +128,13 @@ def measure(base: Any, config: PeftConfig) -> Estimate:
     """
     from adapterkit.build import get_peft_model
     from adapterkit.checkpoint import adapter_state
+    from adapterkit.optimizers import chosen, made
 
     base_bytes = sum(tensor.numel() * tensor.element_size() for tensor in base.parameters())
     model = get_peft_model(base, config, low_cpu_mem_usage=True)
+    option = chosen(trainer) if trainer is not None else None
+    if trainer is not None and option is not None:
+        made(model, option, trainer)  # which freezes what it does not train
     trainable, total = model.get_nb_trainable_parameters()
     saved = adapter_state(model, "default").values()
     adapter_bytes = sum(tensor.numel() * tensor.element_size() for tensor in saved)

@@ -10,6 +10,7 @@ import transformers
 
 from adapterkit import get_peft_model
 from adapterkit.cli.estimate import count, measure
+from adapterkit.config.run import TrainerConfig
 from adapterkit.errors import ConfigError, TargetError
 from adapterkit.registry import KINDS, methods, tasks
 from tests.commandline import LORA, command, in_new_process
@@ -18,8 +19,8 @@ PUBLISHED = json.loads(Path(__file__).with_name("published_counts.json").read_te
 """Results of PEFT's own comparison on Llama-3.2-3B: config, trainable and all parameters."""
 
 ROWS = [row for row in PUBLISHED["rows"] if row["peft_config"]["peft_type"].lower() in methods]
-FROZEN_LATER = {"lora/llama-3.2-3B-rank32-lorafa": 9_175_040}
-"""Its optimizer freezes the first factors; the config alone gives this count."""
+LORAFA = "lora/llama-3.2-3B-rank32-lorafa"
+"""Its optimizer freezes the first factors, which its config does not say."""
 
 COUNTERS = {"adalora/llama-3.2-3B-rank32": 56}
 """PEFT holds the rank of each of its 56 layers as a parameter that is not trained."""
@@ -35,8 +36,8 @@ def test_counts_are_the_published_ones(row):
         with pytest.raises(ConfigError, match=REFUSED[name]):
             count(row["peft_config"], PUBLISHED["base_model"])
         return
-    found = count(row["peft_config"], PUBLISHED["base_model"])
-    assert found.trainable_parameters == FROZEN_LATER.get(name, row["trainable_params"])
+    found = count(row["peft_config"], PUBLISHED["base_model"], trainer=TrainerConfig(lorafa=name == LORAFA))
+    assert found.trainable_parameters == row["trainable_params"]
     assert found.all_parameters == row["total_params"] - COUNTERS.get(name, 0)
     assert sum(each.parameters for each in found.rows) == found.trainable_parameters
 
@@ -80,6 +81,18 @@ def test_a_model_on_disk_is_counted_from_its_config_alone(tmp_path, capsys):
     assert told.code == 0, told.err
     by_override = command(capsys, "estimate", *LORA, "method.r=2", f"model.name_or_path={tmp_path / 'model'}", "--json")
     assert json.loads(told.out) == json.loads(by_override.out)
+
+
+def test_what_an_optimizer_leaves_as_it_is_does_not_count(tmp_path, capsys):
+    counts = {}
+    for words in ((), ("trainer.lorafa=true",), ("--lorafa",), ("trainer.loraplus_lr_ratio=4",)):
+        counts[words] = json.loads(command(capsys, "estimate", *LORA, "method.r=2", *words, "--json").out)
+    whole, one, other, plus = (found["trainable_parameters"] for found in counts.values())
+    assert one == other < whole == plus
+    assert len({found["adapter_bytes"] for found in counts.values()}) == 1
+    told = command(capsys, "estimate", "+method=ia3", "task=seq_cls", "--lorafa")
+    assert told.code == 2
+    assert "trainer.lorafa: IA3 has no such optimizer" in told.err
 
 
 def test_the_screen_has_targets_and_totals(capsys):

@@ -13,6 +13,7 @@ from torch import Tensor
 import adapterkit
 from adapterkit.cli.estimate import count
 from adapterkit.config.base import PeftConfig
+from adapterkit.config.run import TrainerConfig
 from adapterkit.errors import ConfigError
 from adapterkit.registry import methods
 
@@ -48,8 +49,9 @@ def rows() -> Iterator[Row]:
 
 def _row(row: Mapping[str, Any]) -> Row:
     name, config, file = row["experiment"], row["peft_config"], FILES["files"][row["experiment"]]
+    lorafa = name.endswith("lorafa")
     try:
-        found = count(config, PUBLISHED["base_model"])
+        found = count(config, PUBLISHED["base_model"], trainer=TrainerConfig(lorafa=lorafa))
     except ConfigError:
         return Row(name, 0, row["trainable_params"], 0, file, "a variant that is refused by its key")
     note = ""
@@ -57,8 +59,8 @@ def _row(row: Mapping[str, Any]) -> Row:
         config, note = {**config, "rank_pattern": _ranks(config)}, "the file has the ranks that training left"
     elif config["peft_type"] in IN_THE_BASE_TYPE:
         note = "PEFT writes bfloat16 here, we float32: compared by two bytes a number"
-    elif found.trainable_parameters != row["trainable_params"]:
-        note = "the published count is after LoRA-FA's optimizer froze the first factors"
+    elif lorafa:
+        note = "with `--lorafa`: its optimizer freezes the first factors"
     kind = torch.bfloat16 if config["peft_type"] in IN_THE_BASE_TYPE else torch.float32
     size = file_size({key: tensor.to(kind) for key, tensor in _state(config).items()})
     return Row(name, found.trainable_parameters, row["trainable_params"], size, file, note)
