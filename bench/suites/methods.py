@@ -22,6 +22,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], float | None]] = {  # row -> confi
     "LoHa": ("LoHaConfig", {"r": 8, "alpha": 12}, 60),
     "LoKr": ("LoKrConfig", {"r": 8, "alpha": 12}, 30),
     "OFT": ("OFTConfig", {"r": 8, "oft_block_size": 0}, 40),
+    "OFT, blocks of 32": ("OFTConfig", {}, 40),
     "HRA": ("HRAConfig", {"r": 8}, 20),
     "AdaLoRA": ("AdaLoraConfig", {"init_r": 12, "target_r": 8, "total_step": 1000}, None),
     "VeRA": ("VeraConfig", {"r": 64}, None),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adapterkit import OFTConfig, get_peft_model
+from adapterkit.methods.oft import cayley
 from adapterkit.methods.oft.adapter import OFTAdapter, nearest_divisor
 from adapterkit.nn.view import LayerView
 
@@ -89,3 +90,27 @@ def test_a_block_size_that_does_not_divide_is_said():
 def test_just_one_of_two_sizes(sizes):
     with pytest.raises(ValueError, match="set one of them"):
         OFTConfig(**sizes)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_the_factored_series_is_the_sum_of_its_terms(size):
+    torch.manual_seed(0)
+    values = torch.randn(3, size * (size - 1) // 2, dtype=torch.float64, requires_grad=True)
+
+    def factored(values: torch.Tensor) -> torch.Tensor:
+        return cayley.series(values, size, cayley.FACTORED)
+
+    q = cayley.skew(values, size)
+    torch.testing.assert_close(q, -q.transpose(1, 2))
+    torch.testing.assert_close(factored(values), cayley.by_terms(q, cayley.FACTORED))
+    assert torch.autograd.gradcheck(factored, values)
+    assert torch.autograd.gradgradcheck(factored, values)
+
+
+def test_autocast_rotates_by_rotations_in_full_precision():
+    oft = adapter(nn.Linear(12, 6), num_cayley_neumann_terms=5).oft_R
+    expected = oft.blocks()
+    with torch.autocast("cpu", torch.bfloat16):
+        blocks = oft.blocks()
+    blocks.sum().backward()
+    assert torch.equal(blocks, expected)

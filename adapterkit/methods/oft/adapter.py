@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from adapterkit.methods.oft.cayley import series, skew, solved
 from adapterkit.methods.oft.config import OFTConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.view import LayerView
@@ -45,18 +46,13 @@ class Rotation(nn.Module):
     def blocks(self) -> Tensor:
         """``(r, b, b)``, or ``(1, b, b)`` if shared; a row vector is rotated by multiplying it from the left."""
         values = self.weight if self.eps is None else self._near_zero(self.eps)
-        q = values.new_zeros(len(values), self.block, self.block)
-        rows, columns = torch.triu_indices(self.block, self.block, 1, device=values.device)
-        q[:, rows, columns] = values
-        q = q - q.transpose(1, 2)
-        eye = torch.eye(self.block, dtype=q.dtype, device=q.device)
-        rotations = (
-            torch.linalg.solve(eye + q, eye - q, left=False) if self.terms is None else _series(q, eye, self.terms)
-        )
+        size, terms = self.block, self.terms
+        rotations = solved(skew(values, size)) if terms is None else series(values, size, terms)
         if not (self.training and self.dropout):
             return rotations
-        kept = torch.ones(len(q), 1, 1, dtype=q.dtype, device=q.device)
-        kept[torch.randperm(len(q), device=q.device)[: int(self.dropout * len(q))]] = 0
+        count, eye = len(values), torch.eye(size, dtype=values.dtype, device=values.device)
+        kept = values.new_ones(count, 1, 1)
+        kept[torch.randperm(count, device=values.device)[: int(self.dropout * count)]] = 0
         return kept * rotations + (1 - kept) * eye
 
     def _near_zero(self, eps: float) -> Tensor:
@@ -111,17 +107,6 @@ class OFTAdapter(LayerAdapter):
         """``W R^T - W`` of a convolution, in float32 at least."""
         weight = self.layer.weight.to(self.oft_R.weight.dtype)  # type: ignore[union-attr, arg-type]
         return self._rotated(weight.flatten(1), back=True).reshape(weight.shape) - weight
-
-
-def _series(q: Tensor, eye: Tensor, terms: int) -> Tensor:
-    """``I + 2 Q + ... + 2 Q^(n-1) + Q^n`` by Horner's rule, where ``n + 1`` is the number of terms; from three terms on
-    there are at least four."""
-    if terms == 2:
-        return eye + 2 * q
-    result = 2 * eye + q
-    for _ in range(max(terms, 4) - 3):
-        result = 2 * eye + q @ result
-    return eye + q @ result
 
 
 def block_size(config: OFTConfig, size: int) -> int:
