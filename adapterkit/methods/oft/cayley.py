@@ -21,7 +21,7 @@ def skew(values: Tensor, size: int) -> Tensor:
     """``(n, size, size)``: what ``values (n, size (size - 1) / 2)`` are above the diagonal, row by row, of
     skew-symmetric matrices."""
     above, below = _places(size, values.device)
-    flat = values.new_zeros(len(values), size * size)
+    flat: Tensor = values.new_zeros(len(values), size * size)
     flat.index_copy_(1, above, values).index_copy_(1, below, -values)
     return flat.view(-1, size, size)
 
