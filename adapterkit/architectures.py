@@ -7,7 +7,7 @@ several roles at once, each of them names it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 ROLES = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_in", "ffn_out", "attention")
@@ -76,7 +76,37 @@ ARCHITECTURES: Mapping[str, Roles] = {
     "clip_vision_model": _BART,
     "siglip_text_model": _BART,
     "siglip_vision_model": _BART,
+    "rwkv": {"query": "receptance", "key": "attention.key", "value": "attention.value", "attention_out": "output"},
 }  # fmt: skip
+
+_ATTENTIONS = (
+    "q_proj k_proj v_proj o_proj", "q_proj k_proj v_proj out_proj", "q_proj k_proj v_proj dense",
+    "query key value attention.output.dense", "query key value output.dense", "q_b_proj kv_b_proj kv_b_proj o_proj",
+    "q_proj kv_b_proj kv_b_proj o_proj", "qkv_proj o_proj", "query_key_value dense", "Wqkv out_proj", "Wqkv Wo",
+    "q k v o", "q_lin k_lin v_lin out_lin", "query_proj key_proj value_proj attention.output.dense", "c_attn c_proj",
+)  # fmt: skip
+_FEED_FORWARDS = (
+    "gate_proj up_proj down_proj", "gate_up_proj down_proj", "wi_0 wi_1 wo", "w1 w3 w2", "up_proj down_proj", "wi wo",
+    "fc1 fc2", "intermediate.dense output.dense", "dense_h_to_4h dense_4h_to_h", "c_fc c_proj", "lin1 lin2", "Wi Wo",
+)  # fmt: skip
+
+
+def roles_of(model_type: str | None, names: Iterable[str]) -> Roles | None:
+    """What a model calls its parts: as its family does or, where that is not in the table, by the names it has.
+
+    Args:
+        model_type: the family.
+        names: the dotted names of the model's modules.
+
+    Returns:
+        role -> name, or None where the names follow no convention known here.
+    """
+    if model_type in ARCHITECTURES:
+        return ARCHITECTURES[model_type]
+    ends = {".".join(name.split(".")[-length:]) for name in names for length in (1, 2, 3)}
+    attention = next((known for known in _ATTENTIONS if ends.issuperset(known.split())), None)
+    feed_forward = next((known for known in _FEED_FORWARDS if ends.issuperset(known.split())), "")
+    return _roles(attention, feed_forward) if attention else None
 
 
 def model_path(model: Any) -> str | None:

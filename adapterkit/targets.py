@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from torch import nn
 
-from adapterkit.architectures import ARCHITECTURES, ROLES
+from adapterkit.architectures import ROLES, Roles, roles_of
 from adapterkit.config.layer import IndexedLayerConfig, LayerConfig, is_suffix
 from adapterkit.errors import CapabilityError, TargetError, did_you_mean
 from adapterkit.nn.copied import CopiedLayer
@@ -54,7 +54,7 @@ def match_targets(
     if not config.target_modules and getattr(config, "target_parameters", None):
         return []
     method = config.peft_type
-    patterns = _resolve(config.target_modules, config.default_roles, model_type, "target_modules")
+    patterns = _resolve(config.target_modules, config.default_roles, modules, model_type, "target_modules")
     if patterns == ALL_LINEAR:
         linear = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads]
         chosen = [n for n in linear if not _inside(n, modules)]
@@ -95,14 +95,11 @@ def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> lis
             raise TargetError(_no_match(modules, field, patterns, regex=True))
         return chosen
     entries, used = dict.fromkeys(patterns), set()
-    short = {entry for entry in entries if "." not in entry}
-    dotted = tuple((entry, f".{entry}") for entry in entries if "." in entry)
+    has_dots = any("." in entry for entry in entries)
     chosen = []
     for name in modules:
-        last = name.rpartition(".")[2]
-        hits = [last] if last in short else []
-        if dotted:
-            hits += [entry for entry, suffix in dotted if name == entry or name.endswith(suffix)]
+        ends = _ends(name) if has_dots else (name.rpartition(".")[2],)
+        hits = [end for end in ends if end in entries]
         if hits:
             chosen.append(name)
             used.update(hits)
@@ -110,6 +107,12 @@ def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> lis
     if missing:
         raise TargetError("\n".join(_no_match(modules, field, entry, regex=False) for entry in missing))
     return chosen
+
+
+def _ends(name: str) -> list[str]:
+    """What is left of a dotted name when parts are taken away from its front: ``a.b.c``, ``b.c``, ``c``."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _no_match(modules: Modules, field: str, entry: str, *, regex: bool) -> str:
@@ -134,34 +137,36 @@ def match_subset(
         TargetError: a stated name matches none of the targets, or null is not known for this family.
     """
     stated = getattr(config, field)
-    patterns = _resolve(stated, config.subset_fields[field], model_type, field)
+    patterns = _resolve(stated, config.subset_fields[field], modules, model_type, field)
     if stated is None:
         return [name for name in chosen if any(is_suffix(p, name) for p in patterns)]
     return matching({name: modules[name] for name in chosen}, patterns, field) if patterns else []
 
 
 def _resolve(
-    stated: str | list[str] | None, roles: Sequence[str], model_type: str | None, field: str
+    stated: str | list[str] | None, roles: Sequence[str], modules: Modules, model_type: str | None, field: str
 ) -> str | list[str]:
-    """What a field states, with roles and null replaced by this family's names."""
+    """What a field states, with roles and null replaced by the names that this model has for them."""
     if isinstance(stated, str):
         return stated
     if stated is None:
         stated = [f"role:{role}" for role in roles]
-    names = [_of_role(e.removeprefix("role:"), model_type, field) if e.startswith("role:") else e for e in stated]
+    if not any(entry.startswith("role:") for entry in stated):
+        return list(dict.fromkeys(stated))
+    known = roles_of(model_type, modules)
+    if known is None:
+        raise TargetError(
+            f"{field}: nothing is known of the roles in a model of type {model_type!r}, and its modules have no names "
+            "by which to recognise them. Name the modules, or use 'all-linear'"
+        )
+    names = [_of_role(e.removeprefix("role:"), known, model_type, field) if e[:5] == "role:" else e for e in stated]
     return list(dict.fromkeys(names))
 
 
-def _of_role(role: str, model_type: str | None, field: str) -> str:
-    roles = ARCHITECTURES.get(model_type or "")
-    if roles is None:
-        raise TargetError(
-            f"{field}: nothing is known of the roles in a model of type {model_type!r}"
-            f"{did_you_mean(model_type, ARCHITECTURES) if model_type else ''} Name the modules, or use 'all-linear'"
-        )
+def _of_role(role: str, roles: Roles, model_type: str | None, field: str) -> str:
     if role not in roles:
-        near = did_you_mean(role, roles)
-        raise TargetError(f"{field}: no role {role!r} in {model_type}{near} Roles: {', '.join(ROLES)}")
+        hint = "" if role in ROLES else did_you_mean(role, roles)
+        raise TargetError(f"{field}: no role {role!r} in {model_type}{hint or '.'} Roles: {', '.join(roles)}")
     return roles[role]
 
 

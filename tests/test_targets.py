@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
+import torch
+import transformers
 from torch import nn
 
 from adapterkit import LoraConfig
@@ -77,6 +79,31 @@ def test_roles_are_the_family_s_names():
     assert targets(model_type="llama") == expected  # the default
 
 
+@pytest.mark.parametrize(
+    ("family", "query", "value"),
+    [
+        ("biogpt", "q_proj", "v_proj"),
+        ("deepseek_v3", "q_b_proj", "kv_b_proj"),
+        ("gemma4_text", "q_proj", "v_proj"),
+        ("internlm3", "q_proj", "v_proj"),
+        ("minimax", "q_proj", "v_proj"),
+        ("openai-gpt", "c_attn", "c_attn"),
+        ("qwen3_5_text", "q_proj", "v_proj"),
+        ("rembert", "query", "value"),
+        ("rwkv", "receptance", "attention.value"),
+        ("xglm", "q_proj", "v_proj"),
+        ("xlm", "q_lin", "v_lin"),
+    ],
+)
+def test_families_beyond_the_table_are_recognised_by_the_names_they_have(family, query, value):
+    config = transformers.AutoConfig.for_model(family, num_hidden_layers=4, n_layers=4)
+    with torch.device("meta"):
+        modules = modules_of(transformers.AutoModelForCausalLM.from_config(config))
+    found = match_targets(modules, LoraConfig(), model_type=family, kinds=("linear",), heads=())
+    assert found == matching(modules, [query, value], "target_modules")
+    assert not any(".mlp." in name for name in found)
+
+
 def test_excluded_and_saved_modules_are_left_out():
     assert targets(target_modules=["v_proj"], exclude_modules=["side.layers.0.v_proj"]) == [f"{x}.v_proj" for x in BODY]
     assert targets(target_modules=["v_proj"], exclude_modules=r"body.*") == ["side.layers.0.v_proj"]
@@ -130,8 +157,8 @@ def test_what_matches_nothing_is_an_error(fields, message):
 def test_unknown_roles_and_families_are_named():
     with pytest.raises(TargetError, match=r"no role 'qery' in llama; did you mean 'query'\? Roles: query, key"):
         targets(model_type="llama", target_modules=["role:qery"])
-    with pytest.raises(TargetError, match=r"of type 'lama'; did you mean 'llama'\?"):
-        targets(model_type="lama", target_modules=["role:query"])
+    with pytest.raises(TargetError, match=r"no role 'ffn_gate' in bert\. Roles: query, key, value, attention_out"):
+        targets(model_type="bert", target_modules=["role:ffn_gate"])
 
 
 def test_a_kind_that_the_method_does_not_adapt_is_an_error():
