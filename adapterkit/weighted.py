@@ -27,7 +27,7 @@ def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float]
     _check(tuner, adapters, weights, name, how)
     same = len(adapters) == 1 and weights[0] == 1 and how.svd_rank is None and how.density in (None, 1)
     config = tuner.configs[adapters[0]] if same else _config(tuner, adapters, how)
-    tuner.add(name, config.model_copy(update={"inference_mode": True}))
+    tuner.add(name, config.model_copy(update={"inference_mode": True}), low_cpu_mem_usage=not same)
     given = dict(zip(adapters, weights, strict=True))
     try:
         for layer in tuner.layers.values():

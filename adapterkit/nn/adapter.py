@@ -183,14 +183,17 @@ class LayerAdapter(Adapter):
         return configs[0]
 
     def combine(self, adapters: Sequence[Any], weights: Sequence[float], how: Combination) -> None:
-        """Become the combination of other adapters of this layer; this one was made from `combined_config`."""
-        states = [adapter.state_dict() for adapter in adapters]
-        for key, tensor in self.state_dict(keep_vars=True).items():
+        """Become the combination of other adapters of this layer. This one was made from `combined_config`, and its
+        parameters may be on the meta device."""
+        states = [adapter.tensors() for adapter in adapters]
+        combined = {}
+        for key, tensor in self.tensors().items():
             if any(state[key].shape != tensor.shape for state in states):
                 raise CapabilityError(
                     f"{key}: {how.kind} needs adapters of one shape: {[s[key].shape for s in states]}"
                 )
-            tensor.copy_(how.combine([state[key] for state in states], weights))
+            combined[key] = how.combine([state[key] for state in states], weights)
+        self.load_tensors(combined)
 
     @property
     def states_weight(self) -> bool:

@@ -51,7 +51,10 @@ class Combination:
             if kind.endswith("ties"):
                 return self._agreeing(torch.stack(pruned), weights)
             tensors = pruned
-        return torch.stack([tensor * weight for tensor, weight in zip(tensors, weights, strict=True)]).sum(0)
+        total = tensors[0] * weights[0]
+        for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+            total.add_(tensor, alpha=weight)
+        return total
 
     def _pruned(self, tensor: Tensor, kind: str) -> Tensor:
         density = 1.0 if self.density is None else self.density

@@ -62,7 +62,7 @@ def _rank(target: str, adapters: Sequence[Any], how: Combination) -> int:
 
 
 def become(new: Any, adapters: Sequence[Any], weights: Sequence[float], how: Combination) -> None:
-    """Fill ``new``, of the config that `combined_config` gave, with the combination.
+    """Give ``new``, of the config that `combined_config` gave and perhaps on the meta device, the combination.
 
     Raises:
         CapabilityError: the layer is a convolution in groups, or a stack of weights: no one product is the change.
@@ -71,18 +71,20 @@ def become(new: Any, adapters: Sequence[Any], weights: Sequence[float], how: Com
     if view.kind == "stack" or (view.kind == "conv" and view.layer.groups > 1):
         what = "stacked parameters" if view.kind == "stack" else "a grouped convolution"
         raise CapabilityError(f"LoRA adapters of {what} cannot be combined")
-    for factor, value in zip(new.factors(), _combined(adapters, weights, how, len(new.factors()[0])), strict=True):
-        factor.copy_(value.reshape(factor.shape))
+    own = new.factors()
+    values = _combined(adapters, weights, how, len(own[0]))
+    names = ("lora_embedding_A", "lora_embedding_B") if view.kind == "embedding" else ("lora_A.weight", "lora_B.weight")
+    tensors = {n: value.reshape(f.shape) for n, f, value in zip(names, own, values, strict=True)}
     pairs = list(zip(adapters, weights, strict=True))
     if view.kind != "embedding" and new.lora_B.bias is not None:
-        new.lora_B.bias.zero_()
-        for other, weight in pairs:
-            if other.lora_B.bias is not None:
-                new.lora_B.bias += weight * other.scaling * other.lora_B.bias
+        biases = [(other.lora_B.bias, weight * other.scaling) for other, weight in pairs]
+        shape, device = new.lora_B.bias.shape, view.device
+        tensors["lora_B.bias"] = sum((b * w for b, w in biases if b is not None), torch.zeros(shape, device=device))
     if hasattr(new, "lora_magnitude_vector"):
         start = new.norm_of(view.weight.float())
         moves = [w * (getattr(other, "lora_magnitude_vector", other.norm()) - start) for other, w in pairs]
-        new.lora_magnitude_vector.copy_(start + torch.stack(moves).sum(0))
+        tensors["lora_magnitude_vector"] = start + torch.stack(moves).sum(0)
+    new.load_tensors(tensors)
 
 
 def _combined(adapters: Sequence[Any], weights: Sequence[float], how: Combination, rank: int) -> Factors:

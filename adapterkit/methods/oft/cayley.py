@@ -21,7 +21,7 @@ def skew(values: Tensor, size: int) -> Tensor:
     """``(n, size, size)``: what ``values (n, size (size - 1) / 2)`` are above the diagonal, row by row, of
     skew-symmetric matrices."""
     above, below = _places(size, values.device)
-    flat: Tensor = values.new_zeros(len(values), size * size)
+    flat = values.new_zeros(len(values), size * size)
     flat.index_copy_(1, above, values).index_copy_(1, below, -values)
     return flat.view(-1, size, size)
 
@@ -35,7 +35,8 @@ def _places(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def solved(q: Tensor) -> Tensor:
     """``(I + Q)^{-1} (I - Q)``, the transform of ``-Q``, as PEFT's exact form is."""
     eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
-    return torch.linalg.solve(eye + q, eye - q, left=False)
+    rotations: Tensor = torch.linalg.solve(eye + q, eye - q, left=False)
+    return rotations
 
 
 def series(values: Tensor, size: int, terms: int) -> Tensor:
