@@ -49,7 +49,7 @@ def in_new_process(*argv: str, cwd: Path, **environment: str) -> subprocess.Comp
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

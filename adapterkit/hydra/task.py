@@ -59,8 +59,8 @@ def _execute_trial(run: RunConfig, trial: Trial) -> float | None:
         trial.end("skipped", "an earlier trial failed, and sweep.on_failure is stop")
         return math.nan
     try:
-        with _shared_base() as load:
-            summary = _train(run, trial.directory, load=load, quiet=True)
+        with _shared_parts() as lent:
+            summary = _train(run, trial.directory, load=lent.load, read=lent.read, quiet=True)
     except Exception as error:
         _record(trial, error)
         return math.nan
@@ -79,7 +79,7 @@ def _record(trial: Trial, error: Exception) -> None:
         sys.stderr.write(f"  traceback in {trace}\n")
 
 
-def _shared_base() -> AbstractContextManager[Any]:
+def _shared_parts() -> AbstractContextManager[Any]:
     from adapterkit.sweep.base import pool  # imports torch
 
     return pool.lending()

@@ -1,4 +1,4 @@
-"""One frozen base model for many trials of a process: loaded once, lent to each, taken back as it was."""
+"""What many trials of a process share: one frozen base model, lent to each and taken back as it was, and the data."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
-from adapterkit.config.run import ModelConfig
+from adapterkit.config.run import ModelConfig, RunConfig
 from adapterkit.config.task import TaskConfig
 from adapterkit.train.fingerprints import base_fingerprint
+from adapterkit.train.inputs import Inputs, deciding, read_inputs
 from adapterkit.train.models import load_base
 from adapterkit.tuner import Tuner
 
 Loader = Callable[..., PreTrainedModel]
+Reader = Callable[[RunConfig, Any], Inputs]
 logger = logging.getLogger(__name__)
+
+
+class Lent(NamedTuple):
+    """Stand-ins for `load_base` and `read_inputs`, for one trial."""
+
+    load: Loader
+    read: Reader
 
 
 @dataclass
@@ -29,28 +38,31 @@ class _Held:
     key: str
     model: PreTrainedModel
     settings: dict[str, Any]
-    fingerprint: str
+    mark: str
 
 
 @dataclass
 class BasePool:
-    """Keeps the base model that was used last. One is enough: trials that share a base follow each other."""
+    """Keeps the base model and the inputs that were used last. One of each is enough: trials that share them follow
+    each other."""
 
     load: Loader = load_base
+    read: Reader = read_inputs
     loads: int = 0
     """How many times a model was really loaded."""
     _held: _Held | None = field(default=None, repr=False)
+    _inputs: tuple[str, Inputs] | None = field(default=None, repr=False)
 
     @contextmanager
-    def lending(self) -> Iterator[Loader]:
-        """A stand-in for `load_base`, for one trial. What the trial did to the model is undone when the block ends.
+    def lending(self) -> Iterator[Lent]:
+        """What one trial loads its parts by. What the trial did to the model is undone when the block ends.
 
         A model that cannot be given back as it was, or whose trial failed, is loaded again when it is next needed.
         """
         try:
-            yield self._lend
+            yield Lent(self._lend, self._lend_inputs)
         except BaseException:
-            self._held = None
+            self._held = self._inputs = None
             raise
         if self._held is not None and not _restored(self._held):
             logger.warning("the trial changed its base model: it is loaded again for the next one")
@@ -63,8 +75,17 @@ class BasePool:
             self._held = None  # before the next one is loaded: there may be room for one only
             model = self.load(config, task, **options)
             self.loads += 1
-            self._held = _Held(key, model, copy.deepcopy(model.config.__dict__), base_fingerprint(model))
+            self._held = _Held(key, model, copy.deepcopy(model.config.__dict__), _mark(model))
         return self._held.model
+
+    def _lend_inputs(self, config: RunConfig, method: Any) -> Inputs:
+        """The data as they were for the first trial, even if their files have changed since."""
+        key = deciding(config, method)
+        if self._inputs is None or self._inputs[0] != key:
+            self._inputs = None
+            self._inputs = key, self.read(config, method)
+        kept = self._inputs[1]
+        return replace(kept, pipeline=copy.copy(kept.pipeline))  # a trial sets attributes of its own
 
 
 def _restored(held: _Held) -> bool:
@@ -81,7 +102,13 @@ def _restored(held: _Held) -> bool:
     model.requires_grad_(True).eval()
     for parameter in model.parameters():
         parameter.grad = None
-    return base_fingerprint(model) == held.fingerprint
+    return _mark(model) == held.mark
+
+
+def _mark(model: PreTrainedModel) -> str:
+    """The fingerprint, which sees some numbers of each tensor, and how often PyTorch counted a change to any."""
+    versions = [tensor._version for tensor in model.state_dict(keep_vars=True).values()]
+    return f"{base_fingerprint(model)} {versions}"
 
 
 pool = BasePool()

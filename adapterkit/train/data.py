@@ -83,7 +83,7 @@ def load_data(config: DataConfig, roles: Roles, builtin: Builtin = lambda: None)
 def _is_unlabelled(name: str, split: Dataset, roles: Roles) -> bool:
     """Whether this is the test split of a benchmark that keeps its labels secret."""
     column = roles.stratify_by
-    return name == "test" and column in split.column_names and set(split[column]) <= {None, -1}
+    return name == "test" and column in split.column_names and set(split[column][:]) <= {None, -1}
 
 
 def _read(config: DataConfig, builtin: Builtin) -> _Raw:
@@ -241,7 +241,7 @@ def _held_out(train: Dataset, roles: Roles, *, fraction: float, ordered: bool) -
 
 def _keys(train: Dataset, column: str | None) -> list[str]:
     """What examples are held out by; values that hardly repeat (numbers) make no classes."""
-    values = [str(value) for value in train[column]] if column in train.column_names else []
+    values = [str(value) for value in train[column][:]] if column in train.column_names else []
     if not values or len(set(values)) * 2 > len(values):
         return [""] * len(train)
     return values

@@ -41,7 +41,7 @@ def _picture(path: Path, lines: dict[str, Points], name: str, level: float | Non
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4))
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     for label, values in lines.items():

@@ -19,36 +19,38 @@ from adapterkit.errors import ConfigError
 from adapterkit.files import remove_empty
 from adapterkit.model import PeftModel
 from adapterkit.optimizers import optimizer_for
-from adapterkit.registry import resolve
 from adapterkit.train import fingerprints, layout, plots, resume, screen
 from adapterkit.train.arguments import more_is_better, training_arguments
 from adapterkit.train.beginning import start_from_data
-from adapterkit.train.data import Data, load_data
 from adapterkit.train.directory import MetricsFile, PlainLines, RunDirectory, logger, logging_to
-from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
-from adapterkit.train.pipeline import Encoded, Pipeline
+from adapterkit.train.inputs import Inputs, read_inputs
+from adapterkit.train.models import load_base, use_padding_of
+from adapterkit.train.pipeline import Encoded
 from adapterkit.train.seeds import seed_everything
 from adapterkit.train.trainer import AdapterTrainer
 from adapterkit.train.tripwires import MovementCheck
 
 Loader = Callable[..., PreTrainedModel]
+Reader = Callable[[RunConfig, Any], Inputs]
 
 
 class Prepared(NamedTuple):
     """Everything a run needs before its first step."""
 
-    pipeline: Pipeline
-    data: Data
+    inputs: Inputs
     model: PeftModel
 
 
-def run(config: RunConfig, directory: Path, *, load: Loader = load_base, quiet: bool = False) -> dict[str, Any]:
+def run(
+    config: RunConfig, directory: Path, *, load: Loader = load_base, read: Reader = read_inputs, quiet: bool = False
+) -> dict[str, Any]:
     """Train one adapter and write the run's directory.
 
     Args:
         config: the whole configuration, method and task included.
         directory: where the run goes, unless ``config.resume`` finds an interrupted one to go on with.
         load: loads the base model; called as `load_base` is. A sweep passes one that keeps the base.
+        read: reads tokenizer and data; called as `read_inputs` is. A sweep passes one that keeps them.
         quiet: print nothing; ``run.log`` is written all the same.
 
     Returns:
@@ -66,7 +68,7 @@ def run(config: RunConfig, directory: Path, *, load: Loader = load_base, quiet: 
     with _console(quiet), record.recording():
         if checkpoint is not None:
             logger.info("going on in %s from step %d", where, resume.step_of(checkpoint))
-        prepared = prepare(config, record, load=load)
+        prepared = prepare(config, record, load=load, read=read)
         if not config.dry_run:
             _fit(config, prepared, record, checkpoint)
     result = {**record.summary, "directory": str(where)}
@@ -75,21 +77,18 @@ def run(config: RunConfig, directory: Path, *, load: Loader = load_base, quiet: 
     return result
 
 
-def prepare(config: RunConfig, record: RunDirectory, *, load: Loader = load_base) -> Prepared:
+def prepare(
+    config: RunConfig, record: RunDirectory, *, load: Loader = load_base, read: Reader = read_inputs
+) -> Prepared:
     """Data, base model and adapter of a run; a dry run has no weights."""
-    task, method = config.task, with_task(config)
-    pipeline_class: type[Pipeline] = resolve(task.pipeline)
-    roles = pipeline_class.roles(task).beside(method.row_inputs, method.peft_type)
-    seed_everything(config.seed, deterministic=config.deterministic)
+    method = with_task(config)
     with record.timed("data"):
-        tokenizer = load_tokenizer(config.model, task, **pipeline_class.tokenizer_options)
-        data = load_data(config.data, roles, pipeline_class.builtin)
-        pipeline = pipeline_class(config.data, tokenizer)
-        pipeline.row_inputs = tuple(method.row_inputs)
-        options = pipeline.learn(data)
+        inputs = read(config, method)
+    pipeline, data, options = inputs.pipeline, inputs.data, inputs.model_options
     with record.timed("model"):
-        base = load(config.model, task, device="meta" if config.dry_run else None, **options)
-        use_padding_of(base, tokenizer)
+        seed_everything(config.seed, deterministic=config.deterministic)
+        base = load(config.model, config.task, device="meta" if config.dry_run else None, **options)
+        use_padding_of(base, pipeline.tokenizer)
         base_id = {"name": base.name_or_path, "fingerprint": fingerprints.base_fingerprint(base)}
         seed_everything(config.seed, deterministic=config.deterministic)
         model = get_peft_model(base, method, config.adapter_name)
@@ -102,7 +101,7 @@ def prepare(config: RunConfig, record: RunDirectory, *, load: Loader = load_base
     )
     _note_trained(record, model)
     logger.info("%(trainable_parameters)d of %(all_parameters)d parameters are trained", record.summary)
-    return Prepared(pipeline, data, model)
+    return Prepared(inputs, model)
 
 
 def _note_trained(record: RunDirectory, model: PeftModel) -> None:
@@ -124,10 +123,10 @@ def with_task(config: RunConfig) -> Any:
 
 
 def _fit(config: RunConfig, prepared: Prepared, record: RunDirectory, checkpoint: Path | None) -> None:
-    pipeline, data, model = prepared
+    (inputs, model), pipeline = prepared, prepared.inputs.pipeline
     with record.timed("features"):
-        train, validation = pipeline.features(data.train), pipeline.features(data.validation)
-        test = None if data.test is None else pipeline.features(data.test)
+        encoded = {split: inputs.features(split) for split in inputs.data.splits()}
+        train, validation, test = encoded["train"], encoded["validation"], encoded.get("test")
     with record.timed("start"):
         if start_from_data(config, model, pipeline, train):
             _note_trained(record, model)
@@ -173,7 +172,7 @@ def make_trainer(
 ) -> AdapterTrainer:
     """The trainer of a run, with its callbacks."""
     root = record.path / layout.CHECKPOINTS
-    args = training_arguments(config, root, label_names=prepared.pipeline.label_names)
+    args = training_arguments(config, root, label_names=prepared.inputs.pipeline.label_names)
     if record.writes:
         root.mkdir(parents=True, exist_ok=True)
         resume.remove_incomplete(root)
@@ -193,7 +192,7 @@ def make_trainer(
     trainer = AdapterTrainer(
         prepared.model,
         args,
-        pipeline=prepared.pipeline,
+        pipeline=prepared.inputs.pipeline,
         train=train,
         validation=validation,
         adapter_name=config.adapter_name,

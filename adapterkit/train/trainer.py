@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -108,6 +109,16 @@ class AdapterTrainer(Trainer):
         own = own_positions(logits, labels.shape[1]) if labels.dim() > 1 else logits
         smoothed: Tensor = self.label_smoother({"logits": own}, labels, shift_labels=self.pipeline.smoothing_shift)
         return smoothed
+
+    @override
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        name = getattr(self.model, "main_input_name", "input_ids")
+        return 6 * inputs[name].numel() * self._computing if name in inputs else 0
+
+    @cached_property
+    def _computing(self) -> int:
+        """The parameters that the estimate of floating point operations goes by: counted once, not in every step."""
+        return int(self.model.num_parameters(exclude_embeddings=True))
 
     @override
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from adapterkit import LoraConfig, PrefixTuningConfig, get_peft_model
-from adapterkit.config.run import ModelConfig
+from adapterkit import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from adapterkit.config.run import DataConfig, ModelConfig
 from adapterkit.registry import tasks
 from adapterkit.sweep.base import BasePool
+from adapterkit.train.inputs import read_inputs
 from tests.commandline import command
+from tests.training import short_run
 
 TASK = tasks["seq_cls"]()
 METHODS = {
@@ -51,13 +54,13 @@ def train_a_little(base, config):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trial_gets_the_model_as_it_was_loaded(pool, method):
-    with pool.lending() as load:
-        base = load(ModelConfig(), TASK)
+    with pool.lending() as lent:
+        base = lent.load(ModelConfig(), TASK)
         state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
         outputs, names = base(IDS).logits, [name for name, _ in base.named_modules()]
         train_a_little(base, METHODS[method])
-    with pool.lending() as load:
-        again = load(ModelConfig(), TASK)
+    with pool.lending() as lent:
+        again = lent.load(ModelConfig(), TASK)
         assert again is base
         assert pool.loads == 1
         assert [name for name, _ in again.named_modules()] == names
@@ -71,8 +74,8 @@ def test_a_trial_gets_the_model_as_it_was_loaded(pool, method):
 
 def test_another_model_or_seed_is_another_base(pool):
     def loaded(**config):
-        with pool.lending() as load:
-            load(ModelConfig(**config), TASK)
+        with pool.lending() as lent:
+            lent.load(ModelConfig(**config), TASK)
         return pool.loads
 
     assert [loaded(), loaded(), loaded(dtype="float32"), loaded(), loaded()] == [1, 1, 2, 3, 3]
@@ -81,33 +84,71 @@ def test_another_model_or_seed_is_another_base(pool):
 
 
 def test_options_of_the_data_are_part_of_a_base(pool):
-    with pool.lending() as load:
-        load(ModelConfig(), TASK, num_labels=3)
-    with pool.lending() as load:
-        assert load(ModelConfig(), TASK, num_labels=2).config.num_labels == 2
+    with pool.lending() as lent:
+        lent.load(ModelConfig(), TASK, num_labels=3)
+    with pool.lending() as lent:
+        assert lent.load(ModelConfig(), TASK, num_labels=2).config.num_labels == 2
     assert pool.loads == 2
 
 
 def test_a_base_that_was_changed_is_loaded_again(pool, caplog):
-    with pool.lending() as load, torch.no_grad():
-        load(ModelConfig(), TASK).classifier.bias.add_(1)
+    with pool.lending() as lent, torch.no_grad():
+        lent.load(ModelConfig(), TASK).classifier.bias.add_(1)
     assert "the trial changed its base model" in caplog.text
-    with pool.lending() as load:
-        load(ModelConfig(), TASK)
+    with pool.lending() as lent:
+        lent.load(ModelConfig(), TASK)
+    assert pool.loads == 2
+
+
+def test_a_change_of_one_number_is_noticed(pool):
+    with pool.lending() as lent, torch.no_grad():
+        weight = lent.load(ModelConfig(), TASK).get_input_embeddings().weight
+        weight[weight.shape[0] // 2, 1] += 1e-3  # between those that the fingerprint looks at
+    with pool.lending() as lent:
+        lent.load(ModelConfig(), TASK)
     assert pool.loads == 2
 
 
 def test_a_failed_trial_costs_its_base(pool):
     def fail():
-        with pool.lending() as load:
-            load(ModelConfig(), TASK)
+        with pool.lending() as lent:
+            lent.load(ModelConfig(), TASK)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    with pool.lending() as load:
-        load(ModelConfig(), TASK)
+    with pool.lending() as lent:
+        lent.load(ModelConfig(), TASK)
     assert pool.loads == 2
+
+
+@dataclass
+class Reading:
+    """Stands in for `read_inputs`, and counts."""
+
+    times: int = 0
+
+    def __call__(self, config, method):
+        self.times += 1
+        return read_inputs(config, method)
+
+
+def test_trials_share_tokenised_data_and_no_pipeline():
+    pool, seen = BasePool(read=(reading := Reading())), []
+    trials = [{}, {"seed": 3}, {"data": {"max_length": 6}}, {"method": PromptTuningConfig(num_virtual_tokens=2)}]
+    for changes in trials:
+        config = short_run("seq_cls").model_copy(update=changes)
+        if "data" in changes:
+            config.data = DataConfig(**changes["data"])
+        with pool.lending() as lent:
+            inputs = lent.read(config, config.method)
+        inputs.pipeline.max_length -= 1
+        seen.append((inputs.features("train"), inputs.pipeline))
+    features, pipelines = zip(*seen, strict=True)
+    assert features[0] is features[1]
+    assert len({id(encoded) for encoded in features}) == len({id(pipeline) for pipeline in pipelines}) - 1 == 3
+    assert pipelines[0].max_length == pipelines[1].max_length
+    assert reading.times == 3
 
 
 def test_trials_of_a_sweep_find_what_single_runs_find(capsys, tmp_path, monkeypatch):
@@ -128,4 +169,6 @@ def test_trials_of_a_sweep_find_what_single_runs_find(capsys, tmp_path, monkeypa
     (of_run,) = tmp_path.glob("outputs/*/*/summary.json")
     found = [json.loads(path.read_text()) for path in (of_sweep, of_run)]
     assert found[0]["metrics"] == found[1]["metrics"]
+    weights = [path.parent / "adapter" / "adapter_model.safetensors" for path in (of_sweep, of_run)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
     assert found[0]["trainable_parameters"] == found[1]["trainable_parameters"]

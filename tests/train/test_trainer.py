@@ -28,7 +28,7 @@ from tests.training import short_run, trained
 def trainer_of(config: RunConfig, directory: Path) -> AdapterTrainer:
     record = RunDirectory(directory, config)
     prepared = prepare(config, record)
-    train, validation = (prepared.pipeline.features(split) for split in (prepared.data.train, prepared.data.validation))
+    train, validation = prepared.inputs.features("train"), prepared.inputs.features("validation")
     return make_trainer(config, prepared, train, validation, record=record, checkpoint=None)
 
 

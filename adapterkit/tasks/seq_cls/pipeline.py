@@ -88,7 +88,7 @@ class SeqClsPipeline(Pipeline):
 
     @override
     def baseline(self, train: Encoded, held_out: Encoded) -> dict[str, float]:
-        seen, wanted = train.rows["labels"], np.asarray(held_out.rows["labels"])
+        seen, wanted = train.rows["labels"][:], np.asarray(held_out.rows["labels"][:])
         answer = np.mean(seen) if self.labels is None else Counter(seen).most_common(1)[0][0]
         return self.score(np.full_like(wanted, answer), wanted, held_out)
 
@@ -99,7 +99,7 @@ def label_names(split: Dataset) -> list[str]:
     Raises:
         DataError: an example has no label.
     """
-    feature, values = split.features["label"], list(split["label"])
+    feature, values = split.features["label"], split["label"][:]
     missing = [index for index, value in enumerate(values) if value is None or value == ""]
     if missing:
         raise DataError(f"example {missing[0]} has no label, and {len(missing) - 1} more")

@@ -1,0 +1,58 @@
+"""The data side of a run: tokenizer, examples, and the pipeline that has learnt from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapterkit.config.run import RunConfig
+from adapterkit.registry import resolve
+from adapterkit.train.data import Data, load_data
+from adapterkit.train.models import load_tokenizer
+from adapterkit.train.pipeline import Encoded, Pipeline
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run learns from."""
+
+    pipeline: Pipeline
+    data: Data
+    model_options: dict[str, Any]
+    """What the data say about the model: options of its configuration such as ``num_labels``."""
+
+    _features: dict[str, Encoded] = field(default_factory=dict)
+
+    def features(self, split: str) -> Encoded:
+        """A split, tokenised when it is first asked for: the pipeline fits the base model by then."""
+        if split not in self._features:
+            self._features[split] = self.pipeline.features(self.data.splits()[split])
+        return self._features[split]
+
+
+def read_inputs(config: RunConfig, method: Any) -> Inputs:
+    """Load tokenizer and data.
+
+    Args:
+        config: the run.
+        method: its method's config, which may read columns of its own.
+
+    Raises:
+        ConfigError: there is no such tokenizer.
+        DataError: a file, split or column is not there.
+    """
+    task = config.task
+    pipeline_class: type[Pipeline] = resolve(task.pipeline)
+    roles = pipeline_class.roles(task).beside(method.row_inputs, method.peft_type)
+    tokenizer = load_tokenizer(config.model, task, **pipeline_class.tokenizer_options)
+    data = load_data(config.data, roles, pipeline_class.builtin)
+    pipeline = pipeline_class(config.data, tokenizer)
+    pipeline.row_inputs = tuple(method.row_inputs)
+    return Inputs(pipeline, data, pipeline.learn(data))
+
+
+def deciding(config: RunConfig, method: Any) -> str:
+    """What decides the inputs of a run: two runs of one process for which it is equal can share them."""
+    virtual_tokens = getattr(method, "num_virtual_tokens", 0)  # leave less room for an example's own
+    parts = (config.model, config.data, config.task, sorted(method.row_inputs.items()), virtual_tokens)
+    return repr([part.model_dump() if hasattr(part, "model_dump") else part for part in parts])
