@@ -101,7 +101,7 @@ def roles_of(model_type: str | None, names: Iterable[str]) -> Roles | None:
     Returns:
         role -> name, or None where the names follow no convention known here.
     """
-    if model_type in ARCHITECTURES:
+    if model_type is not None and model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
     ends = {".".join(name.split(".")[-length:]) for name in names for length in (1, 2, 3)}
     attention = next((known for known in _ATTENTIONS if ends.issuperset(known.split())), None)

@@ -11,16 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import nn
 from typing_extensions import override
 
+from adapterkit.calls import prepare
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.nn.combination import Combination
-from adapterkit.nn.selection import BASE, Routes
 from adapterkit.registry import resolve, tasks
 from adapterkit.saved import Saved
 from adapterkit.tuner import Tuner
@@ -226,44 +225,12 @@ class PeftModel(Saved):
         Raises:
             StateError: a name in ``adapter_names`` is unknown, or their number is not the number of rows.
         """
-        # Set anew in every forward, and not cleared after it: gradient checkpointing runs the layers again in backward.
-        self.base_model.selection.routes = self._routes(adapter_names, args, kwargs)
-        self._take_inputs(args, kwargs)
+        prepare(self.base_model, adapter_names, args, kwargs)
         prompt = self._active_prompt()
         if prompt is None:
             outputs = self.base_model(*args, **kwargs)
             return self.base_model.schedules.add_loss(outputs) if self.training else outputs
         return self._prompts().call_with_prompt(self, prompt, args, kwargs)
-
-    def _take_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Move the inputs that active adapters read, and the base model does not know, to where they find them."""
-        selection, configs = self.base_model.selection, self.peft_config
-        names = selection.active if selection.routes is None else selection.routes.rows
-        wanted = {field for name in names if name in configs for field in configs[name].forward_inputs}
-        selection.inputs.clear()
-        for field in wanted:
-            value = kwargs.pop(field, None)
-            if value is not None:
-                selection.inputs[field] = value
-        for name in names:
-            if name in configs and configs[name].derived_inputs is not None:
-                self._derive_inputs(name, args, kwargs)
-        for field in selection.inputs:
-            kwargs.pop(field, None)
-
-    def _derive_inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The inputs that adapter ``name`` makes of the model's own; where rows are routed, for its rows."""
-        selection, config = self.base_model.selection, self.peft_config[name]
-        given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-        for field, made in resolve(str(config.derived_inputs))(config, given, kwargs).items():
-            if selection.routes is None:
-                if field in selection.inputs and not torch.equal(selection.inputs[field], made):
-                    raise CapabilityError(f"{field} is not the same for all active adapters: activate one of them")
-                selection.inputs[field] = made
-                continue
-            index = selection.routes.rows[name].to(made.device)
-            whole = selection.inputs.setdefault(field, torch.zeros_like(made))
-            selection.inputs[field] = whole.index_copy(0, index, made[index])
 
     def _active_prompt(self) -> PromptAdapter | None:
         selection = self.base_model.selection
@@ -272,30 +239,16 @@ class PeftModel(Saved):
         names = selection.active if selection.routes is None else selection.routes.rows
         return next((self.prompt_encoder[n] for n in names if n in self.prompt_encoder), None)  # type: ignore
 
-    def _routes(self, names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Routes | None:
-        if names is None:
-            return None
-        if self.base_model.merged_adapters:
-            raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
-        self.base_model.require(*(name for name in dict.fromkeys(names) if name != BASE))
-        rows = next((len(v) for v in [*args, *kwargs.values()] if isinstance(v, torch.Tensor) and v.ndim), len(names))
-        if rows != len(names):
-            raise StateError(f"adapter_names has {len(names)} names for a batch of {rows} rows")
-        before = self.base_model.selection.routes
-        return before if before is not None and before.names == tuple(names) else Routes.of(names)
-
     def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """The base model's ``generate`` with the active adapters; ``adapter_names`` as for `forward`."""
-        selection = self.base_model.selection
-        selection.routes = self._routes(adapter_names, args, kwargs)
-        self._take_inputs(args, kwargs)
+        prepare(self.base_model, adapter_names, args, kwargs)
         prompt = self._active_prompt()
         try:
             if prompt is None:
                 return self.get_base_model().generate(*args, **kwargs)  # type: ignore[operator]
             return self._prompts().generate_with_prompt(self, prompt, args, kwargs)
         finally:
-            selection.routes = None
+            self.base_model.selection.routes = None
 
     # -- merging ------------------------------------------------------------------------------------------------------
 

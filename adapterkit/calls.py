@@ -1,0 +1,71 @@
+"""What a call of an adapted model brings beside the base model's own inputs: the adapter of each row, and the inputs
+that adapters read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from adapterkit.errors import CapabilityError, StateError
+from adapterkit.nn.selection import BASE, Routes
+from adapterkit.registry import resolve
+from adapterkit.tuner import Tuner
+
+
+def prepare(tuner: Tuner, adapter_names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Put routes and inputs where the layers find them; ``kwargs`` loses what the base model does not know.
+
+    Both are set anew by every call, and not cleared after it: gradient checkpointing runs the layers again in backward.
+
+    Raises:
+        StateError: a name in ``adapter_names`` is unknown, or their number is not the number of rows.
+    """
+    tuner.selection.routes = _routes(tuner, adapter_names, args, kwargs)
+    _take_inputs(tuner, args, kwargs)
+
+
+def _routes(tuner: Tuner, names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Routes | None:
+    if names is None:
+        return None
+    if tuner.merged_adapters:
+        raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
+    tuner.require(*(name for name in dict.fromkeys(names) if name != BASE))
+    rows = next((len(v) for v in [*args, *kwargs.values()] if isinstance(v, torch.Tensor) and v.ndim), len(names))
+    if rows != len(names):
+        raise StateError(f"adapter_names has {len(names)} names for a batch of {rows} rows")
+    before = tuner.selection.routes
+    return before if before is not None and before.names == tuple(names) else Routes.of(names)
+
+
+def _take_inputs(tuner: Tuner, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Move the inputs that active adapters read, and the base model does not know, to where they find them."""
+    selection, configs = tuner.selection, tuner.configs
+    names = selection.active if selection.routes is None else selection.routes.rows
+    wanted = {field for name in names if name in configs for field in configs[name].forward_inputs}
+    selection.inputs.clear()
+    for field in wanted:
+        value = kwargs.pop(field, None)
+        if value is not None:
+            selection.inputs[field] = value
+    for name in names:
+        if name in configs and configs[name].derived_inputs is not None:
+            _derive_inputs(tuner, name, args, kwargs)
+    for field in selection.inputs:
+        kwargs.pop(field, None)
+
+
+def _derive_inputs(tuner: Tuner, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The inputs that adapter ``name`` makes of the model's own; where rows are routed, for its rows."""
+    selection, config = tuner.selection, tuner.configs[name]
+    given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
+    for field, made in resolve(str(config.derived_inputs))(config, given, kwargs).items():
+        if selection.routes is None:
+            if field in selection.inputs and not torch.equal(selection.inputs[field], made):
+                raise CapabilityError(f"{field} is not the same for all active adapters: activate one of them")
+            selection.inputs[field] = made
+            continue
+        index = selection.routes.rows[name].to(made.device)
+        whole = selection.inputs.setdefault(field, torch.zeros_like(made))
+        selection.inputs[field] = whole.index_copy(0, index, made[index])
