@@ -32,13 +32,8 @@ def identity(model: nn.Module, name: str) -> dict[str, str]:
 
     The weights are left out where they cannot be compared later: merged, quantised, sharded, or on the meta device.
     """
-    tuner = tuner_of(model)
-    facts = {ARCHITECTURE: model_type(tuner.model) or type(plain(tuner.model)).__name__}
-    weights = {} if tuner.merged_adapters else dict(sorted(_weights(model, tuner, name)))
-    if weights and all(_is_plain(tensor) for tensor in weights.values()):
-        types = "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}))
-        facts[WEIGHTS] = f"{types} {_fingerprint(weights)}"
-    return facts
+    facts = {ARCHITECTURE: _architecture(model), WEIGHTS: _fingerprint(model, name)}
+    return {key: fact for key, fact in facts.items() if fact}
 
 
 def check_base(model: nn.Module, name: str, recorded: Mapping[str, str], source: str) -> None:
@@ -50,16 +45,20 @@ def check_base(model: nn.Module, name: str, recorded: Mapping[str, str], source:
         recorded: the metadata of its file.
         source: where that is.
     """
-    own = identity(model, name)
-    before, now = recorded.get(ARCHITECTURE), own[ARCHITECTURE]
+    before, now, weights = recorded.get(ARCHITECTURE), _architecture(model), recorded.get(WEIGHTS)
     if before and before != now:
         what = f"was trained on a model of type {before}, and this base is of type {now}"
-    elif _differ(recorded.get(WEIGHTS, ""), own.get(WEIGHTS, "")):
+    elif weights and _differ(weights, _fingerprint(model, name)):
         what = "was trained on a base with other weights than this one has"
     else:
         return
     message = f"{source}: this adapter {what}: it fits, but what it has learnt is about another model"
     warnings.warn(message, OtherBaseWarning, stacklevel=4)
+
+
+def _architecture(model: nn.Module) -> str:
+    base = tuner_of(model).model
+    return model_type(base) or type(plain(base)).__name__
 
 
 def _differ(before: str, now: str) -> bool:
@@ -73,11 +72,11 @@ def _weights(model: nn.Module, tuner: Tuner, name: str) -> Iterator[tuple[str, T
         heads = {id(module) for copied in tuner.copies.values() for module in copied.modules()}
         parts = {target: module for target, module in tuner.names.items() if id(module) not in heads}
     else:
-        parts = {target: layer.base_layer for target, layer in tuner.layers.items() if name in layer.names()}
+        parts = {target: tuner.layers[target].base_layer for target in tuner.adapted_by(name)}
     for target, module in parts.items():
         if not isinstance(module, nn.Embedding) and target.rpartition(".")[2] not in EMBEDDINGS:
-            for key, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim > 1:
+            for key, parameter in module._parameters.items():
+                if parameter is not None and parameter.ndim > 1:
                     yield f"{target}.{key}".replace(COMPILED, ""), parameter.detach()
 
 
@@ -85,10 +84,22 @@ def _is_plain(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.is_floating_point() and not tensor.is_meta
 
 
-def _fingerprint(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        values = tensor.flatten()[:: max(1, tensor.numel() // _SAMPLES)].cpu().contiguous()
-        digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
+def _fingerprint(model: nn.Module, name: str) -> str:
+    """Types and a hash of some values of the weights under adapter ``name``; empty where they cannot be compared."""
+    tuner = tuner_of(model)
+    weights = {} if tuner.merged_adapters else dict(sorted(_weights(model, tuner, name)))
+    if not weights or not all(_is_plain(tensor) for tensor in weights.values()):
+        return ""
+    types = "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}))
+    samples = [_sample(tensor) for tensor in weights.values()]
+    values, end, digest = torch.cat(samples).numpy().tobytes(), 0, hashlib.sha256()  # at once: each takes 30 us
+    for (place, tensor), sample in zip(weights.items(), samples, strict=True):
+        start, end = end, end + len(sample)
+        digest.update(f"{place} {tuple(tensor.shape)}".encode())
+        digest.update(values[start:end])
+    return f"{types} {digest.hexdigest()[:32]}"
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """The bytes of some values, on the CPU."""
+    return tensor.flatten()[:: max(1, tensor.numel() // _SAMPLES)].cpu().contiguous().view(torch.uint8)

@@ -28,6 +28,8 @@ from adapterkit.targets import Modules, match_subset, match_targets, matching, s
 from adapterkit.tokens import make_token_rows
 from adapterkit.tying import Tied
 
+_META = torch.device("meta")
+
 
 @dataclass(frozen=True)
 class Maker:
@@ -96,8 +98,8 @@ class Maker:
     def _make(self, name: str, config: LayerConfig, spots: Sequence[Spot], *, half: bool, meta: bool) -> Parts:
         """The adapters for every spot, made but not yet put in place: slot of `AdaptedLayer` -> target -> adapter."""
         implementation: type[LayerAdapter] = config.adapter_class()
-        if meta or all(spot.view.device.type == "meta" for spot in spots):
-            with torch.device("meta"):
+        if meta or all(spot.view.device == _META for spot in spots):
+            with _META:
                 made = [implementation(config.at(spot.name), spot.view) for spot in spots]
         else:
             seed, made = torch.initial_seed(), []
@@ -139,10 +141,12 @@ class Maker:
 
 def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:
     """The adapter on its layer's device, in float32 unless the base is in float64 or ``half`` is wanted."""
-    device, dtype = view.device, view.dtype if half or view.dtype == torch.float64 else torch.float32
+    device, dtype = view.device, view.dtype
+    if not half and dtype != torch.float64:
+        dtype = torch.float32
     for module in modules_in(adapter):
-        for tensor in (tensor for tensor in module._parameters.values() if tensor is not None):
-            if tensor.dtype != dtype or not (tensor.is_meta or tensor.device == device):
+        for tensor in module._parameters.values():
+            if tensor is not None and (tensor.dtype != dtype or tensor.device not in (device, _META)):
                 return adapter.to(dtype) if tensor.is_meta else adapter.to(device=device, dtype=dtype)
     return adapter
 

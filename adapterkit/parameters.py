@@ -116,7 +116,7 @@ def check_spots(modules: Modules, spots: Sequence[Spot], implementation: type[La
     called = {spot.target for spot in spots if spot.view.called}
     for spot in spots:
         module: Any = modules[spot.target]
-        adapted = isinstance(module, AdaptedLayer) and bool(module.names())
+        adapted = isinstance(module, AdaptedLayer) and any(module.slots)
         changed = adapted and module.uses("parameter_adapters")
         if changed if spot.view.called else spot.target in called or (adapted and not changed):
             raise CapabilityError(f"{spot.target!r} cannot be adapted both as a module and through its parameters")

@@ -20,7 +20,7 @@ from adapterkit.making import Maker
 from adapterkit.nn import storage
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import SLOTS, AdaptedLayer
-from adapterkit.nn.module import modules_in
+from adapterkit.nn.module import modules_in, set_training
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
@@ -142,7 +142,8 @@ class Tuner(nn.Module):
         for slot, made in parts.items():
             for target, part in made.items():
                 layer = self._layer(target, getattr(part, "layer", None))
-                layer.slot(slot)._modules[name] = part if layer.training else part.eval()
+                set_training(part, layer.training)
+                layer.slot(slot)._modules[name] = part
         self._copy(name, saved, following)
         self.configs[name] = config
         if config.inference_mode:
@@ -206,7 +207,7 @@ class Tuner(nn.Module):
         self.require(name)
         if any(name in layer.merged_adapters for layer in self.layers.values()):
             raise StateError(f"adapter {name!r} is merged: unmerge it before deleting it")
-        for target in [t for t, layer in self.layers.items() if name in layer.names()]:
+        for target in self.adapted_by(name):
             self.drop(name, target)
         for target in [t for t, copied in self.copies.items() if name in copied.modules_to_save]:
             copied = self.copies[target]
@@ -260,6 +261,10 @@ class Tuner(nn.Module):
         for target, copied in self.copies.items():
             if name in copied.modules_to_save:
                 yield target, copied.modules_to_save[name]
+
+    def adapted_by(self, name: str) -> list[str]:
+        """The names of the layers at which adapter ``name`` has something."""
+        return [t for t in dict.fromkeys(target for target, _ in self.parts(name)) if t in self.layers]
 
     def set_trainable(self, name: str, trainable: bool) -> None:
         """Whether the adapter's parameters receive gradients."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
-from adapterkit.nn.module import Module, tensors_in
+from adapterkit.nn.module import Module, holders_in
 
 if TYPE_CHECKING:
     from adapterkit.nn.view import LayerView
@@ -50,36 +50,33 @@ class Adapter(Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by the name that follows the layer's in the file."""
-        return {name: tensor.detach() for name, tensor in tensors_in(self).items()}
+        return {name: held[name.rpartition(".")[2]].detach() for name, held in holders_in(self).items()}
 
-    @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` gave. Parameters on the meta device become the tensors themselves, without a copy.
 
         Raises:
             CheckpointError: names or shapes differ; names both sides.
         """
-        own = tensors_in(self)
+        own = holders_in(self)
         if own.keys() != tensors.keys():
             raise CheckpointError(f"expected tensors {sorted(own)}, found {sorted(tensors)}")
         for name, tensor in tensors.items():
             self._load_one(name, own[name], tensor)
 
-    def _load_one(self, name: str, own: Tensor, tensor: Tensor) -> None:
+    def _load_one(self, name: str, held: dict[str, Any], tensor: Tensor) -> None:
+        """Let the tensor that ``held`` has under the last part of ``name`` be this one."""
+        leaf = name.rpartition(".")[2]
+        own = held[leaf]
         if own.shape != tensor.shape:
             raise CheckpointError(f"{name}: expected shape {tuple(own.shape)}, found {tuple(tensor.shape)}")
         if tensor.is_meta:
             return
         if own.is_meta:
-            path, _, leaf = name.rpartition(".")
-            holder = self.get_submodule(path)
-            value = tensor.to(device=self._device() or tensor.device, dtype=own.dtype)
-            if leaf in holder._parameters:
-                holder._parameters[leaf] = nn.Parameter(value, own.requires_grad)
-            else:
-                holder._buffers[leaf] = value
+            value = tensor.detach().to(device=self._device() or tensor.device, dtype=own.dtype)
+            held[leaf] = nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value
         else:
-            own.copy_(tensor)
+            own.detach().copy_(tensor)
 
     def _device(self) -> torch.device | None:
         """Where tensors are put that come from a file; None for where they are."""
@@ -257,7 +254,6 @@ class PromptAdapter(Adapter):
         own = {name: p.detach() for name, p in self._parameters.items() if p is not None}
         return {"prompt_embeddings": table, **own}
 
-    @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` gave. A network that already makes this table stays; any other gives way to it."""
         own = self.tensors()
@@ -268,9 +264,9 @@ class PromptAdapter(Adapter):
             raise CheckpointError(f"prompt_embeddings: expected shape {tuple(table.shape)}, found {tuple(given.shape)}")
         if not self._networks or table.is_meta or not torch.allclose(given.to(table), table, rtol=1e-4, atol=1e-6):
             self._drop_networks(table)
-            self._load_one("embedding.weight", self.embedding.weight, given)
+            self._load_one("embedding.weight", self.embedding._parameters, given)
         for name in own:
-            self._load_one(name, self.get_parameter(name), tensors[name])
+            self._load_one(name, self._parameters, tensors[name])
 
     @property
     def _networks(self) -> list[str]:

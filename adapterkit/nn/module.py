@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
 
+_NEW = vars(nn.Module())
+"""What every module is made with."""
+
+_HOOKS = [name for name, value in _NEW.items() if isinstance(value, OrderedDict)]
+_CONTAINERS = [(name, type(value)) for name, value in _NEW.items() if type(value) in (dict, set)]
+_FLAGS = [(name, value) for name, value in _NEW.items() if not isinstance(value, dict | set)]
+
+_put = object.__setattr__
+_REGISTERED = (nn.Module, Tensor)
+
+
+class _Hooks:
+    """One of a module's ten dicts of hooks, made when somebody asks for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, kind: type[Any] | None = None) -> Any:
+        if module is None:
+            return self
+        made = module.__dict__[self.name] = OrderedDict[Any, Any]()
+        return made
+
 
 class Module(nn.Module):
-    """A module whose plain attributes are set without PyTorch's search for parameters, which costs ten times as much.
+    """A module that is made in a sixth of the time, and whose plain attributes are set in a quarter.
 
-    Injecting LoRA into a model takes a tenth less time by it.
+    PyTorch makes ten dicts of hooks for every module and searches for parameters whenever an attribute is set. Here the
+    dicts are made when they are asked for: they are more than half of what a module weighs, and a loaded adapter's
+    modules together are a tenth of the size of its file.
     """
 
+    def __init__(self) -> None:
+        for name, value in _FLAGS:
+            _put(self, name, value)
+        for name, make in _CONTAINERS:
+            _put(self, name, make())
+
     def __setattr__(self, name: str, value: Any) -> None:
-        if value is None or isinstance(value, nn.Module | Tensor) or self._registers(name):
+        own = self.__dict__
+        if isinstance(value, _REGISTERED) or "_modules" not in own or self._registers(name):
             super().__setattr__(name, value)
         else:
-            object.__setattr__(self, name, value)
+            _put(self, name, value)
 
     def _registers(self, name: str) -> bool:
         """Whether the name is that of a parameter, buffer or module: what may take its place is PyTorch's to say."""
         own = self.__dict__
-        return "_modules" not in own or name in own["_parameters"] or name in own["_buffers"] or name in own["_modules"]
+        return name in own["_parameters"] or name in own["_buffers"] or name in own["_modules"]
+
+
+for _name in _HOOKS:
+    setattr(Module, _name, _Hooks(_name))
 
 
 def modules_in(root: nn.Module) -> list[nn.Module]:
@@ -36,23 +73,29 @@ def modules_in(root: nn.Module) -> list[nn.Module]:
 
 
 def set_training(root: nn.Module, mode: bool) -> None:
-    """`torch.nn.Module.train` in one loop: a call is made only where a class has its own."""
+    """`torch.nn.Module.train` in one loop: a call is made only where a class has its own, and something changes."""
     waiting: list[Any] = [root]
     while waiting:
         module = waiting.pop()
         own = module.__dict__
         if type(module).train is not nn.Module.train or "train" in own or "training" not in own:
-            module.train(mode)
+            if any(inside.training is not mode for inside in modules_in(module)):
+                module.train(mode)
         else:
             own["training"] = mode
             waiting.extend(child for child in module._modules.values() if child is not None)
 
 
-def tensors_in(root: nn.Module, path: str = "") -> dict[str, Tensor]:
-    """Parameters and persistent buffers by dotted name: what `torch.nn.Module.state_dict` has, without its hooks."""
-    own, passing = {**root._parameters, **root._buffers}, root._non_persistent_buffers_set
-    found = {path + name: tensor for name, tensor in own.items() if tensor is not None and name not in passing}
+def holders_in(root: nn.Module, path: str = "") -> dict[str, dict[str, Any]]:
+    """The dict that holds each parameter and persistent buffer, by its dotted name: the names are those of
+    `torch.nn.Module.state_dict`, and the last part of a name is its key."""
+    passing = root._non_persistent_buffers_set
+    found: dict[str, dict[str, Any]] = {}
+    for held in (root._parameters, root._buffers):
+        for name, tensor in held.items():
+            if tensor is not None and name not in passing:
+                found[path + name] = held
     for name, child in root._modules.items():
         if child is not None:
-            found.update(tensors_in(child, f"{path}{name}."))
+            found.update(holders_in(child, f"{path}{name}."))
     return found

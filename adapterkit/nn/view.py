@@ -64,9 +64,8 @@ class LayerView:
     def dtype(self) -> torch.dtype:
         """Type of the weight; float32 where the weight is quantised."""
         tensor = self._tensor
-        if tensor is None or not tensor.dtype.is_floating_point or tensor.element_size() == 1:
-            return torch.float32
-        return tensor.dtype
+        dtype = torch.float32 if tensor is None else tensor.dtype
+        return dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.float32
 
     @property
     def _tensor(self) -> Tensor | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
-from adapterkit.nn.module import modules_in, set_training, tensors_in
+from adapterkit.nn.module import Module, holders_in, modules_in, set_training
 
 
 class Stubborn(nn.Module):
@@ -46,6 +49,57 @@ def test_modules_and_tensors_are_all_there():
     root = Stubborn()
     root.norm.register_buffer("passing", torch.ones(1), persistent=False)
     assert {id(m) for m in modules_in(root)} == {id(m) for m in root.modules()}
-    found = tensors_in(root)
+    found = holders_in(root)
     assert found.keys() == root.state_dict().keys()
-    assert all(found[name].data_ptr() == tensor.data_ptr() for name, tensor in root.state_dict().items())
+    for name, tensor in root.state_dict().items():
+        assert found[name][name.rpartition(".")[2]].data_ptr() == tensor.data_ptr()
+
+
+def doubled(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    return 2 * output
+
+
+class Same(Module):
+    """Its output is its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 3
+        self.weight = nn.Parameter(torch.ones(2))
+        self.inner = nn.Linear(2, 2)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_module_has_what_every_module_has():
+    ours, theirs = Module(), nn.Module()
+    assert {n: getattr(ours, n) for n in vars(theirs)} == vars(theirs)
+    assert all(type(getattr(ours, n)) is type(value) for n, value in vars(theirs).items())
+    assert Same().state_dict().keys() == {"weight", "seen", "inner.weight", "inner.bias"}
+
+
+def test_a_plain_attribute_takes_no_parameters_place():
+    module = Same()
+    with pytest.raises(TypeError, match="weight"):
+        module.weight = 3
+    module.weight = None
+    assert "weight" not in dict(module.named_parameters())
+
+
+def test_hooks_are_of_one_module_alone():
+    first, second, x = Same(), Same(), torch.ones(1)
+    handle = first.register_forward_hook(doubled)
+    assert (first(x), second(x)) == (2 * x, x)
+    handle.remove()
+    assert first(x) == x
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_keeps_hooks_and_attributes(duplicate):
+    module, x = Same(), torch.ones(1)
+    module.register_forward_hook(doubled)
+    again = duplicate(module)
+    assert again(x) == 2 * x
+    assert (again.size, again.training, again.state_dict().keys()) == (3, True, module.state_dict().keys())

@@ -26,10 +26,11 @@ from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.adapter import LayerAdapter, LowRank
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.dropout import seeded_dropout
+from adapterkit.nn.module import Module
 from adapterkit.nn.view import LayerView
 
 
-class Factor(nn.Module):
+class Factor(Module):
     """A weight, and perhaps a bias, under the names that files have: ``lora_A.weight``."""
 
     weight: nn.Parameter
@@ -273,14 +274,15 @@ def _refuse(config: LoraConfig, layer: LayerView) -> None:
     Raises:
         CapabilityError: what ``config`` asks for is not possible on such a layer; says what.
     """
+    if layer.kind == "linear" and layer.called:
+        return
     scheme = config.init_lora_weights
     is_special = isinstance(scheme, str) and scheme != "gaussian"
     is_grouped = layer.kind == "conv" and layer.layer.groups > 1
     impossible = {
         "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
         "lora_dropout": config.lora_dropout and not layer.called,
-        "alora_invocation_tokens": config.alora_invocation_tokens is not None
-        and not (layer.called and layer.kind == "linear"),
+        "alora_invocation_tokens": config.alora_invocation_tokens is not None,
         "use_dora": config.use_dora and (layer.kind == "stack" or is_grouped),
         f"init_lora_weights={scheme!r}": is_special and (layer.kind == "stack" or is_grouped),
     }
