@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -55,8 +56,11 @@ class Arguments:
 
     @property
     def is_plain_run(self) -> bool:
-        """Whether this can be nothing but one run: no flags, and no file that might ask for a sweep."""
-        return not self.flags and not any(o.startswith(("experiment=", "hydra.", "hydra/")) for o in self.overrides)
+        """Whether this can be nothing but one run: no flags but for presets, and no file that might ask for a sweep."""
+        flags = {flag.partition("=")[0] for flag in self.flags if flag.startswith("-")}
+        own_primary = "config_dir" in self.values and Path(self.values["config_dir"], "config.yaml").exists()
+        for_hydra = any(override.startswith(("experiment=", "hydra.", "hydra/")) for override in self.overrides)
+        return flags <= {"--config-dir", "-cd"} and not own_primary and not for_hydra
 
     @property
     def runs(self) -> bool:

@@ -66,9 +66,13 @@ def test_a_group_chosen_twice_suggests_a_sweep(group):
     assert told == [f"given 2 times ({group}=a, +{group}=b); keep one; to try each of them: -m {group}=a,b"]
 
 
-def test_a_plain_run_is_one_that_no_file_or_flag_can_turn_into_a_sweep():
+def test_a_plain_run_is_one_that_no_file_or_flag_can_turn_into_a_sweep(tmp_path):
     plain = ["method=lora", "task=seq_cls", "method.r=4"]
+    presets = [*plain, "--config-dir", str(tmp_path)]
     assert parse(plain).is_plain_run
+    assert parse(presets).is_plain_run
+    (tmp_path / "config.yaml").write_text("hydra: {mode: MULTIRUN}")
+    assert not parse(presets).is_plain_run
     for more in ("-m", "experiment=x", "hydra.mode=MULTIRUN", "hydra/launcher=joblib"):
         assert not parse([*plain, more]).is_plain_run
 
