@@ -45,12 +45,15 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# An editable install is not compiled by pip, and never where PYTHONDONTWRITEBYTECODE is set: a tenth of a second a command.
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
+	$(BIN)/python -m compileall -q adapterkit
 	touch $@
 
 $(VENV)/tests: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml) | $(VENV)/bin/python
 	$(PIP) --editable '.[test]' $(PLUGINS:%=--editable ./%) --editable tests/plugin
+	$(BIN)/python -m compileall -q adapterkit
 	touch $@
 
 $(VENV)/lint: pyproject.toml constraints.txt | $(VENV)/bin/python
