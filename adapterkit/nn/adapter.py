@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
+from adapterkit.nn.forms import LowRank, RowForm
 from adapterkit.nn.module import Module, holders_in
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class Adapter(Module):
 
     prefix: str = ""
     """What stands between the layer's name and the tensors' in a file."""
+
+    @property
+    def fixed(self) -> tuple[Tensor, ...]:
+        """Parameters that are saved and never trained."""
+        return ()
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by the name that follows the layer's in the file."""
@@ -81,14 +87,6 @@ class Adapter(Module):
     def _device(self) -> torch.device | None:
         """Where tensors are put that come from a file; None for where they are."""
         return None
-
-
-class LowRank(NamedTuple):
-    """The change ``scaling * outer @ inner`` of a linear layer's weight."""
-
-    outer: Tensor  # (out_features, r)
-    inner: Tensor  # (r, in_features)
-    scaling: float
 
 
 class LayerAdapter(Adapter):
@@ -149,6 +147,12 @@ class LayerAdapter(Adapter):
         weight's size, and rows of many adapters are computed at once.
         """
         return None
+
+    def row_form(self, dtype: torch.dtype) -> RowForm | None:
+        """All that the adapter does to a linear layer now, in a form in which rows of many adapters are computed at
+        once, its tensors of this type; None where there is none. Optional, an accelerator."""
+        change = self.low_rank()
+        return None if change is None else change.by_row(dtype)
 
     def tied(self, layer: LayerView) -> LayerAdapter:
         """The adapter that makes of an output layer, which has the weight of this one's embedding, what this one makes

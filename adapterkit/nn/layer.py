@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,10 +13,11 @@ from torch.func import functional_call
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.block import call_block, in_call, rows_of
+from adapterkit.nn.kept import KeptChain, is_plain_inference
 from adapterkit.nn.merged import MergingLayer
 from adapterkit.nn.parameters import as_stored, changed_parameters
 from adapterkit.nn.plain import is_frozen, is_plain_linear
-from adapterkit.nn.routing import rows_change
+from adapterkit.nn.routing import Part, rows_of_adapters
 from adapterkit.nn.selection import Routes, Selection
 from adapterkit.nn.view import LayerView
 
@@ -109,12 +110,16 @@ class AdaptedLayer(MergingLayer):
         return wrap([in_call(adapter, inputs) for adapter in self.chain(self.selection.active)], base, x)
 
     def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        kind = type(chain[0])
-        alike = len(chain) == 1 or all(type(adapter) is kind for adapter in chain)
-        if alike and not args and not kwargs and is_plain_linear(layer) and is_frozen(layer):
-            y = kind.fused(chain, layer, x)
-            if y is not None:
-                return y
+        if not args and not kwargs and is_plain_linear(layer):
+            if is_plain_inference():  # asked first, as nothing that is kept is to be traced
+                kept = self.view.kept
+                if isinstance(kept, KeptChain) and kept.serves(chain, x):
+                    return kept.apply(x, layer)
+            kind = type(chain[0])
+            if is_frozen(layer) and all(type(adapter) is kind for adapter in chain):
+                y = kind.fused(chain, layer, x)
+                if y is not None:
+                    return y
 
         def base(x: Any) -> Any:
             return layer(x, *args, **kwargs)
@@ -171,30 +176,32 @@ class AdaptedLayer(MergingLayer):
         self, base: Callable[[Any], Any], x: Tensor, routes: Routes, others: Mapping[str, Any] | None = None
     ) -> Any:
         """Each row through its own adapter, and all rows through the base layer at once."""
-        routes = routes.fit(x.shape[0])
-        parts = [(part, index) for name, index in routes.rows.items() for part in self.chain((name,))]
-        change = None if others else rows_change(parts, routes, x, self.view.kept)
-        if change is not None:
-            self.view.kept = change if change.is_kept else None
-            return change.add(base(x), x)
-        chains: list[Any] = [(part, index.to(x.device)) for part, index in parts]
+        rows = rows_of_adapters(self.slots, routes.fit(x.shape[0]), x, self.view.kept)
+        self.view.kept = rows if rows.is_kept else None
+        parts = rows.parts
         if others:
-            chains = [(in_call(adapter, rows_of(others, index, len(x))), index) for adapter, index in chains]
-        return self._row_by_row(base, x, chains)
+            inputs = [others if part.rows is None else rows_of(others, part.rows, len(x)) for part in parts]
+            parts = [p._replace(adapter=in_call(p.adapter, i)) for p, i in zip(parts, inputs, strict=True)]
+        return self._by_parts(base, x, parts)
 
-    def _row_by_row(self, base: Callable[[Any], Any], x: Tensor, chains: Sequence[tuple[Any, Tensor]]) -> Any:
-        """Some rows at a time through each adapter, written into one output."""
-        selection, inputs = self.selection, x
-        turned = [(part, index) for part, index in chains if type(part).adapt_input is not LayerAdapter.adapt_input]
-        for adapter, index in turned:
-            inputs = x.clone() if inputs is x else inputs
-            inputs.index_copy_(0, index, adapter.adapt_input(x[index]).to(x.dtype))  # autocast gives another type
+    def _by_parts(self, base: Callable[[Any], Any], x: Tensor, parts: Sequence[Part]) -> Any:
+        """Each part on its rows, which are written into one input and one output."""
+        inputs = x
+        for part in parts:
+            if part.turns_input:
+                turned = part.adapter.adapt_input(part.of(x)).to(x.dtype)  # autocast gives another type
+                inputs = part.put(turned, x.clone() if inputs is x else inputs)
         y = base(inputs)
-        y = y.clone() if chains else y
-        for adapter, index in chains:
-            with selection.narrowed(index, len(x)) if selection.inputs else nullcontext():
-                y.index_copy_(0, index, adapter.adapt_output(y[index], x[index]))
+        if parts and not is_plain_linear(self.base_layer):
+            y = y.clone()  # whoever gave it may hold it
+        for part in parts:
+            with self._narrowed(part.rows, len(x)):
+                y = part.put(part.adapter.adapt_output(part.of(y), part.of(x)), y)
         return y
+
+    def _narrowed(self, rows: Tensor | None, size: int) -> AbstractContextManager[None]:
+        selection = self.selection
+        return nullcontext() if rows is None or not selection.inputs else selection.narrowed(rows, size)
 
 
 class BiasAdapter(LayerAdapter):

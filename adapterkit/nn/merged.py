@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from adapterkit.errors import StateError
 from adapterkit.nn import storage
-from adapterkit.nn.adapter import LayerAdapter, LowRank
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.forms import LowRank
 from adapterkit.nn.merging import add_low_rank, is_held_alone, low_rank_change, merged_parameters
 from adapterkit.nn.module import Module
 from adapterkit.nn.parameters import as_stored, changed_parameters, exchange

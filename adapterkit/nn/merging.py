@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError
-from adapterkit.nn.adapter import LayerAdapter, LowRank, wrap
+from adapterkit.nn.adapter import LayerAdapter, wrap
+from adapterkit.nn.forms import LowRank
 from adapterkit.nn.view import LayerView
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as of_all
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
     """Whether calling the layer is nothing but ``F.linear``: nobody listens to it, replaced its forward, or stores its
     weight in a way of their own. To be asked in every call: hooks come and go."""
+    if type(layer) is not nn.Linear:
+        return False
+    own = layer.__dict__
     return (
-        type(layer) is nn.Linear
-        and type(layer._parameters["weight"]) is nn.Parameter
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
-        and not layer._backward_hooks
-        and not layer._backward_pre_hooks
-        and "forward" not in layer.__dict__
-        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+        type(own["_parameters"]["weight"]) is nn.Parameter
+        and not own["_forward_hooks"]
+        and not own["_forward_pre_hooks"]
+        and not own["_backward_hooks"]
+        and not own["_backward_pre_hooks"]
+        and "forward" not in own
+        and not of_all._global_forward_hooks
+        and not of_all._global_forward_pre_hooks
+        and not of_all._global_backward_hooks
+        and not of_all._global_backward_pre_hooks
     )
 
 

@@ -1,104 +1,148 @@
-"""Rows of many adapters computed at once, where every adapter is a low-rank change.
+"""Rows of many adapters computed at once: the adapters of one method act as one whose tensors have an entry a row.
 
-Few columns: all adapters' products side by side, and each row keeps its own (``n * r`` columns). Otherwise each row is
-given the factors of its adapter, and a batched product takes them. Either way the number of kernels does not depend on
-how many adapters a batch has: 16 rows for 16 adapters of rank 8 add a third of what they do one after the other.
+A method offers this by `LayerAdapter.row_form`; what has none runs one adapter after the other, on the rows of each. So
+the number of kernels depends on how many methods a batch has, and not on how many adapters. What is made of frozen
+adapters is kept from one forward to the next: each row's own tensors, side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from adapterkit.nn.adapter import LayerAdapter, LowRank
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.forms import RowForm
+from adapterkit.nn.kept import Kept, Sources, can_be_kept, is_plain_call
 from adapterkit.nn.selection import Routes
 
-_FEW_COLUMNS = 64
 _FEW_TOKENS = 4
 """Up to so many tokens a row, products of a half type take longer than float32's on a CPU."""
 
 
-class RowsChange:
-    """The adapters of a batch's rows, and what they were made from."""
+class Part(NamedTuple):
+    """One adapter at the layer, and the rows that it is for."""
 
-    def __init__(self, changes: Sequence[LowRank], routes: Routes, dtype: torch.dtype, owners: Tensor) -> None:
-        self.routes, self.dtype = routes, dtype
-        self._sources = [
-            (*c, c.outer._version, c.inner._version, c.outer.data_ptr(), c.inner.data_ptr()) for c in changes
-        ]
-        self._aliases = [(c.outer.detach(), c.inner.detach()) for c in changes]  # alive: nothing takes their addresses
-        frozen = not any(c.outer.requires_grad or c.inner.requires_grad for c in changes)
-        self.is_kept = frozen and not (torch.is_grad_enabled() or torch.is_inference_mode_enabled())
-        r = max(c.inner.shape[0] for c in changes)
-        inner = [F.pad(c.inner.t().to(dtype), (0, r - c.inner.shape[0])) for c in changes]  # (in, r)
-        outer = [F.pad(c.outer.t().to(dtype) * c.scaling, (0, 0, 0, r - c.inner.shape[0])) for c in changes]  # (r, out)
-        self.is_wide = len(changes) * r <= _FEW_COLUMNS
-        if self.is_wide:
-            self.inner, self.outer = torch.cat(inner, 1), torch.cat(outer)  # (in, n r), (n r, out)
-            numbers = torch.arange(len(changes), device=owners.device).repeat_interleave(r)
-            self.mask = (owners[:, None] == numbers).to(dtype)[:, None]  # (rows, 1, n r)
-        else:
-            none = [torch.zeros_like(inner[0])], [torch.zeros_like(outer[0])]  # rows of the base model
-            self.inner = torch.stack(inner + none[0])[owners]  # (rows, in, r)
-            self.outer = torch.stack(outer + none[1])[owners]  # (rows, r, out)
+    adapter: Any
+    rows: Tensor | None  # indices, ascending; None for all rows
+    turns_input: bool
 
-    def __reduce__(self) -> Any:
-        """Copies and pickles of a layer are without it."""
-        return type(None), ()
+    def of(self, x: Tensor) -> Tensor:
+        """Its rows of ``x``."""
+        return x if self.rows is None else x[self.rows]
 
-    def fits(self, changes: Sequence[LowRank], routes: Routes, dtype: torch.dtype) -> bool:
-        """Whether it would be made from the same numbers again, and they are frozen."""
-        if dtype is not self.dtype or routes.size != self.routes.size or routes.names != self.routes.names:
-            return False
-        for (outer, inner, scaling), (old_outer, old_inner, old_scaling, *state) in zip(
-            changes, self._sources, strict=True
-        ):
-            if outer is not old_outer or inner is not old_inner or scaling != old_scaling:
-                return False
-            if [outer._version, inner._version, outer.data_ptr(), inner.data_ptr()] != state:
-                return False
-            if outer.requires_grad or inner.requires_grad:
-                return False
-        return True
-
-    def add(self, y: Tensor, x: Tensor) -> Tensor:
-        """``y`` and each row's own change of ``x (rows, ..., in)``."""
-        rows = x.reshape(len(x), -1, x.shape[-1]).to(self.dtype)
-        low = rows @ self.inner * self.mask if self.is_wide else rows.bmm(self.inner)
-        update = low @ self.outer
-        return y + update.view(y.shape).to(y.dtype)
+    def put(self, changed: Tensor, x: Tensor) -> Tensor:
+        """``x`` with its rows changed; unless that is all of them, they are written to ``x``."""
+        return changed if self.rows is None else x.index_copy_(0, self.rows, changed)
 
 
-def rows_change(
-    parts: Sequence[tuple[LayerAdapter, Tensor]], routes: Routes, x: Tensor, kept: Any
-) -> RowsChange | None:
-    """What the adapters of a batch's rows do, or None where some of them do something else.
+class Stack:
+    """Several adapters as one for `Part`."""
+
+    def __init__(self, forms: Sequence[RowForm], owners: Sequence[int], dtype: torch.dtype) -> None:
+        self.dtype, (_, self.on_input, self.on_output) = dtype, forms[0]
+        chosen = [forms[owner].tensors for owner in owners] if len(forms) > 1 else [forms[0].tensors]
+        self.tensors = [_stacked(tensors) for tensors in zip(*chosen, strict=True)]  # (rows or 1, ...)
+
+    def adapt_input(self, x: Tensor) -> Tensor:
+        assert self.on_input is not None
+        return self.on_input(self._by_row(x), *self.tensors).to(x.dtype).view(x.shape)
+
+    def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.on_output is None:
+            return y
+        return self.on_output(self._by_row(y), self._by_row(x), *self.tensors).to(y.dtype).view(y.shape)
+
+    def _by_row(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), -1, x.shape[-1]).to(self.dtype)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor of them all; those of fewer entries, as of a lower rank, are filled up with zeros."""
+    size = max(len(tensor) for tensor in tensors)
+    wide = [t if len(t) == size else F.pad(t, (0, 0) * (t.ndim - 1) + (0, size - len(t))) for t in tensors]
+    return torch.stack(wide)
+
+
+class RowsOfAdapters(Kept):
+    """The parts that a batch's rows take, for the inputs of one kind.
 
     Args:
-        parts: adapters, and the rows that each is for.
-        routes: the rows' adapters by name, as many as ``x`` has.
-        x: the layer's input ``(rows, ..., in)``.
-        kept: what an earlier forward left (`LayerView.kept`); taken if it is the same.
+        slots: what the layer has by adapter name, innermost first.
+        routes: the rows' adapters.
+        x: the layer's input, of as many rows.
     """
-    if not x.is_floating_point() or torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
-        return None
-    if not parts or torch._C._are_functorch_transforms_active() or parts[0][0].layer.kind != "linear":
-        return None
-    changes = []
-    for part, _ in parts:
-        change = part.low_rank()
-        if change is None:
-            return None
-        changes.append(change)
-    is_slow = x.is_cpu and x.dtype.itemsize < 4 and x.numel() <= _FEW_TOKENS * len(x) * x.shape[-1]
-    dtype = torch.float32 if is_slow else x.dtype
-    if type(kept) is RowsChange and len(kept._sources) == len(changes) and kept.fits(changes, routes, dtype):
+
+    __slots__ = ("dtype", "is_kept", "parts", "routes")
+
+    def __init__(self, slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor) -> None:
+        self.routes, self.dtype = routes, _dtype(x)
+        chain: list[Any] = [slot._modules[name] for slot in slots for name in routes.rows if name in slot._modules]
+        self.is_kept = is_plain_call() and can_be_kept(chain, x)
+        if not self.is_kept:
+            self.parts = [part for slot in slots for part in self._parts(slot, x)]
+            return
+        self.sources = Sources(chain)
+        self.sources.watch((slot._modules, name) for slot in slots for name in routes.rows)
+        with torch.inference_mode(False), torch.no_grad():  # whoever uses it later may want gradients
+            self.parts = [part for slot in slots for part in self._parts(slot, x)]
+
+    def _parts(self, slot: nn.ModuleDict, x: Tensor) -> Iterable[Part]:
+        """What one slot does: a part for each group of adapters that act as one, and for each that is on its own."""
+        groups: dict[Any, tuple[list[str], list[RowForm]]] = {}
+        for name in self.routes.rows:
+            adapter: Any = slot._modules.get(name)
+            if adapter is None:
+                continue
+            form = adapter.row_form(self.dtype) if _is_usual(adapter, x) else None
+            if form is None:
+                yield Part(adapter, _all_or(self.routes.rows[name].to(x.device), len(x)), _turns_input(adapter))
+                continue
+            members, forms = groups.setdefault(form.kind(), ([], []))
+            members.append(name)
+            forms.append(form)
+        for members, forms in groups.values():
+            rows = {row: owner for owner, name in enumerate(members) for row in self.routes.rows[name].tolist()}
+            owners = [rows[row] for row in sorted(rows)]
+            index = _all_or(torch.tensor(sorted(rows), device=x.device), len(x))
+            yield Part(Stack(forms, owners, self.dtype), index, forms[0].on_input is not None)
+
+    def serves_rows(self, routes: Routes, x: Tensor) -> bool:
+        """Whether these are the parts of these routes and inputs."""
+        return (
+            self.is_kept
+            and is_plain_call()
+            and (routes is self.routes or (routes.names == self.routes.names and routes.size == self.routes.size))
+            and _dtype(x) is self.dtype
+            and self.sources.are_same()
+        )
+
+
+def rows_of_adapters(slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor, kept: Any) -> RowsOfAdapters:
+    """The parts for a batch, from an earlier forward (`LayerView.kept`) if they are the same."""
+    if type(kept) is RowsOfAdapters and kept.serves_rows(routes, x):
         return kept
-    owners = torch.full((len(x),), len(changes), dtype=torch.long)
-    for number, (_, index) in enumerate(parts):
-        owners[index] = number
-    return RowsChange(changes, routes, dtype, owners.to(x.device))
+    return RowsOfAdapters(slots, routes, x)
+
+
+def _is_usual(adapter: LayerAdapter, x: Tensor) -> bool:
+    return adapter.layer.kind == "linear" and x.is_floating_point() and x.ndim > 1 and is_plain_call()
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    is_slow = (
+        x.is_cpu and x.dtype.itemsize < 4 and x.is_floating_point() and x.numel() <= _FEW_TOKENS * len(x) * x.shape[-1]
+    )
+    return torch.float32 if is_slow else x.dtype
+
+
+def _turns_input(adapter: Any) -> bool:
+    return type(adapter).adapt_input is not LayerAdapter.adapt_input
+
+
+def _all_or(index: Tensor, size: int) -> Tensor | None:
+    """None in the place of all indices of ``size`` rows."""
+    return None if len(index) == size else index

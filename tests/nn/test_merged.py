@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adapterkit import LoraConfig, get_peft_model
-from adapterkit.nn.adapter import LowRank
+from adapterkit.nn.forms import LowRank
 from adapterkit.nn.merging import add_low_rank, is_held_alone
 
 

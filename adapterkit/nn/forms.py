@@ -1,0 +1,55 @@
+"""Forms in which an adapter may say what it does apart from computing it, for merging and for rows of many adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RowForm(NamedTuple):
+    """What an adapter does to the rows that are its own, with the numbers apart from the arithmetic.
+
+    The functions are given the tensors with a dimension for the rows in front: of the rows' number, or 1 where all rows
+    have the same. Of tensors that differ in their first size, as of other ranks, the shorter are filled up with zeros.
+    """
+
+    tensors: tuple[Tensor, ...]
+    on_input: Callable[..., Tensor] | None = None
+    """``(x, *tensors)``, where ``x`` is ``(rows, tokens, in_features)``, to the same: `LayerAdapter.adapt_input`."""
+    on_output: Callable[..., Tensor] | None = None
+    """``(y, x, *tensors)`` to the same as ``y (rows, tokens, out_features)``, which it may write to."""
+
+    def kind(self) -> tuple[Any, ...]:
+        """The same for adapters that can be computed together."""
+        return self.on_input, self.on_output, *(tensor.shape[1:] for tensor in self.tensors)
+
+
+class LowRank(NamedTuple):
+    """The change ``scaling * outer @ inner`` of a linear layer's weight."""
+
+    outer: Tensor  # (out_features, r)
+    inner: Tensor  # (r, in_features)
+    scaling: float
+
+    def by_row(self, dtype: torch.dtype) -> RowForm:
+        """The same for one row of many."""
+        outer = (self.outer.T * self.scaling).to(dtype)
+        return RowForm((self.inner.to(dtype), outer.contiguous()), on_output=add_low_rank_rows)
+
+
+def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+    """Each row's own product.
+
+    Args:
+        y: ``(rows, tokens, out)``, which is written to.
+        x: ``(rows, tokens, in)``.
+        inner: ``(rows or 1, r, in)``.
+        outer: ``(rows or 1, r, out)``.
+    """
+    if len(inner) == 1:
+        y.flatten(0, 1).addmm_(x.flatten(0, 1) @ inner[0].T, outer[0])
+        return y
+    return y.baddbmm_(x.bmm(inner.mT), outer)

@@ -1,0 +1,126 @@
+"""What a forward keeps for the ones that follow, and how it is seen that it no longer holds.
+
+Frozen adapters do the same in every forward, so what can be made of their tensors once (cast, laid out by rows, put
+side by side) is made once. It belongs to a layer (`LayerView.kept`). Tensors that are trained are never kept from, as
+some optimizers write to them without PyTorch's noticing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterkit.nn.module import modules_in
+
+_address, _version, _is_trained = Tensor.data_ptr, attrgetter("_version"), attrgetter("requires_grad")
+
+
+class Sources:
+    """The tensors, scales and modes of some adapters, as they were.
+
+    A tensor is the same if it is the same object at the same place, lies where it lay, was not written to and is not
+    trained. A write through ``.data`` is the one change that is not noticed; ``.copy_()`` under `torch.no_grad` and
+    `load_state_dict` are. Everything is looked at by functions of C, as a batch may have a hundred adapters.
+    """
+
+    __slots__ = ("_addresses", "_aliases", "_holders", "_names", "_tensors", "_values", "_versions")
+
+    def __init__(self, adapters: Iterable[nn.Module]) -> None:
+        self._holders: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._values: list[Any] = []
+        self.watch(place for adapter in adapters for place in _places(adapter))
+        self._tensors = [value for value in self._values if isinstance(value, Tensor)]
+        self._aliases = [tensor.detach() for tensor in self._tensors]  # alive: nothing else takes their addresses
+        self._addresses, self._versions = list(map(_address, self._tensors)), sum(map(_version, self._tensors))
+
+    def watch(self, places: Iterable[tuple[Any, str]]) -> None:
+        """Look at what else stands under these names of these dicts, too."""
+        for holder, name in places:
+            self._holders.append(holder)
+            self._names.append(name)
+            self._values.append(holder.get(name))
+
+    def are_same(self) -> bool:
+        """Whether nothing has changed."""
+        return (
+            all(map(is_, map(dict.get, self._holders, self._names), self._values))
+            and sum(map(_version, self._tensors)) == self._versions  # each only grows
+            and list(map(_address, self._tensors)) == self._addresses
+            and not any(map(_is_trained, self._tensors))
+        )
+
+
+def _places(adapter: nn.Module) -> Iterable[tuple[dict[str, Any], str]]:
+    """Where an adapter holds what its numbers come from: modules, tensors, and numbers such as a scale."""
+    for module in modules_in(adapter):
+        for holder in (module._modules, module._parameters, module._buffers):
+            yield from ((holder, name) for name, value in holder.items() if value is not None)
+        yield from ((module.__dict__, name) for name, value in module.__dict__.items() if isinstance(value, float))
+    yield adapter.__dict__, "training"
+
+
+class Kept:
+    """What a forward left. Copies and pickles of a layer are without it."""
+
+    __slots__ = ("sources",)
+    sources: Sources
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+class KeptChain(Kept):
+    """What the active adapters of a plain linear layer do, made ready once.
+
+    Args:
+        chain: the adapters, for which `can_be_kept` is true.
+        takes: the type of the inputs that it is for; None if more than that decides, so that the layer asks again.
+    """
+
+    __slots__ = ("chain", "takes")
+
+    def __init__(self, chain: Sequence[nn.Module], takes: torch.dtype | None) -> None:
+        self.chain, self.takes, self.sources = list(chain), takes, Sources(chain)
+
+    def serves(self, chain: Sequence[nn.Module], x: Tensor) -> bool:
+        """Whether `apply` does what ``chain`` does to ``x``, if `is_plain_inference`."""
+        return x.dtype is self.takes and chain == self.chain and self.sources.are_same()
+
+    def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        """The adapted layer's output, for ``x (..., in)``."""
+        raise NotImplementedError
+
+
+def is_plain_inference() -> bool:
+    """`is_plain_call`, without gradients."""
+    return is_plain_call() and not torch.is_grad_enabled()
+
+
+def is_plain_call() -> bool:
+    """Whether what is computed is what is written: no autocast, no tracing, no transform."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def can_be_kept(adapters: Iterable[nn.Module], x: Tensor) -> bool:
+    """Whether writing to the adapters' tensors is noticed, and a later forward can use what this one makes."""
+    if type(x) not in (Tensor, nn.Parameter) or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return False
+    for adapter in adapters:
+        for module in modules_in(adapter):
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None and not _is_watchable(tensor):
+                    return False
+    return True
+
+
+def _is_watchable(tensor: Tensor) -> bool:
+    return not (tensor.requires_grad or tensor.is_inference()) and type(tensor) in (Tensor, nn.Parameter)
