@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from adapterkit.methods.lora.ready import Ready, ready
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
+from adapterkit.nn.kept import is_plain_inference
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
@@ -39,7 +40,7 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
         return _rescaled(update, first.lora_magnitude_vector / first.norm(), parameters["bias"])
     kept = None if dropout else _ready(chain, x, weight)
     if kept is not None:
-        return kept.apply(x, weight, parameters["bias"])
+        return kept.apply(x, layer)
     return lora_linear(x, weight, parameters["bias"], *_joined(chain), dropout=dropout)
 
 
@@ -48,9 +49,7 @@ def _ready(chain: Sequence[LoraAdapter], x: Tensor, weight: Tensor) -> Ready | N
     if torch.is_grad_enabled():
         chain[0].layer.kept = None
         return None
-    if x.dtype is not weight.dtype or torch._C._is_any_autocast_enabled() or torch.compiler.is_compiling():
-        return None
-    return ready(chain, x)
+    return ready(chain, x) if x.dtype is weight.dtype and is_plain_inference() else None
 
 
 def _are_summands(chain: Sequence[LoraAdapter]) -> bool:
