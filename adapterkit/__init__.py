@@ -39,6 +39,7 @@ _EXPORTS = {
     "CordaConfig": "adapterkit.methods.lora.starts",
     "LoraGAConfig": "adapterkit.methods.lora.starts",
     "LoftQConfig": "adapterkit.methods.lora.starts",
+    "BdLoraConfig": "adapterkit.methods.lora.starts",
     "PeftConfig": "adapterkit.config.base",
     "TaskType": "adapterkit.config.types",
     "PeftType": "adapterkit.config.types",

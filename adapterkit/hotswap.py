@@ -48,7 +48,7 @@ def hotswap_adapter(
     if old is not None and (config.peft_type != old.peft_type or config.is_prompt_learning):
         raise CapabilityError(f"a {config.peft_type} adapter cannot be put in the place of a {old.peft_type} one")
     contents = reading.contents(model_name_or_path, torch_device)
-    trainable = {p.requires_grad for _, part in tuner.parts(adapter_name) for p in part.parameters()} == {True}
+    trainable = any(p.requires_grad for _, part in tuner.parts(adapter_name) for p in part.parameters())
     tuner.add(_INCOMING, config)
     try:
         set_peft_model_state_dict(model, contents.tensors, _INCOMING)

@@ -18,6 +18,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.errors import StateError, did_you_mean
 from adapterkit.making import Maker
 from adapterkit.nn import storage
+from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import SLOTS, AdaptedLayer
 from adapterkit.nn.module import modules_in, set_training
@@ -273,6 +274,9 @@ class Tuner(nn.Module):
                 for parameter in module._parameters.values():
                     if parameter is not None and parameter.requires_grad is not trainable:
                         parameter.requires_grad = trainable and parameter.is_floating_point()
+            if trainable and isinstance(part, Adapter):
+                for fixed in part.fixed:
+                    fixed.requires_grad = False
 
     def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> None:
         """Advance the active adapters' schedules, under PEFT's name; see `Schedules.advance`."""

@@ -14,7 +14,6 @@ import adapterkit
 from adapterkit.cli.estimate import count
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.run import TrainerConfig
-from adapterkit.errors import ConfigError
 from adapterkit.registry import methods
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +28,7 @@ reach them; the tensors of all the others are float32 in both."""
 class Row(NamedTuple):
     experiment: str
     parameters: int
-    """By `estimate`; 0 where the configuration is refused."""
+    """By `estimate`."""
     published: int
     file: int
     """Bytes of the whole file: its tensors, and the header that their names and shapes make."""
@@ -50,10 +49,7 @@ def rows() -> Iterator[Row]:
 def _row(row: Mapping[str, Any]) -> Row:
     name, config, file = row["experiment"], row["peft_config"], FILES["files"][row["experiment"]]
     lorafa = name.endswith("lorafa")
-    try:
-        found = count(config, PUBLISHED["base_model"], trainer=TrainerConfig(lorafa=lorafa))
-    except ConfigError:
-        return Row(name, 0, row["trainable_params"], 0, file, "a variant that is refused by its key")
+    found = count(config, PUBLISHED["base_model"], trainer=TrainerConfig(lorafa=lorafa))
     note = ""
     if config["peft_type"] == "ADALORA":
         config, note = {**config, "rank_pattern": _ranks(config)}, "the file has the ranks that training left"
@@ -97,7 +93,7 @@ def file_size(state: Mapping[str, Tensor]) -> int:
 def table(found: Iterable[Row] | None = None) -> str:
     lines = ["| experiment | parameters | published | file, bytes | published | note |", "|---|---|---|---|---|---|"]
     for row in rows() if found is None else found:
-        own = [f"{value:,}" if value else "" for value in (row.parameters, row.file)]
-        cells = [row.experiment, own[0], f"{row.published:,}", own[1], f"{row.published_file:,}", row.note]
+        numbers = (row.parameters, row.published, row.file, row.published_file)
+        cells = [row.experiment, *(f"{number:,}" for number in numbers), row.note]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.methods.lora import activated, combine, fused, grouped, init, start, tied
+from adapterkit.methods.lora import activated, blocks, combine, fused, grouped, init, limits, minor, start, tied
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.nn.adapter import LayerAdapter, LowRank
+from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.dropout import seeded_dropout
+from adapterkit.nn.forms import LowRank
 from adapterkit.nn.module import Module
 from adapterkit.nn.view import LayerView
 
@@ -58,15 +59,17 @@ class LoraAdapter(LayerAdapter):
 
     def __init__(self, config: LoraConfig, layer: LayerView) -> None:
         super().__init__(config, layer)
-        _refuse(config, layer)
+        limits.refuse(config, layer)
         self.r = config.r
         self.scaling = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
         self.dropout = config.lora_dropout
         self.casts_factors = config.compute_dtype == "input"
         self.group = grouped.group_of(config, layer)
+        self.blocks = blocks.blocks_of(config, layer)
+        self.is_minor = config.init_lora_weights == minor.SCHEME
         self._make_factors(layer, config.lora_bias)
         self.is_activated = config.alora_invocation_tokens is not None
-        usual = self.casts_factors and not self.is_activated and self.group == 1
+        usual = self.casts_factors and not self.is_activated and self.group == 1 and self.blocks == (1, 1)
         self.is_plain = layer.kind == "linear" and usual and not config.lora_bias
         start.begin(self, config)
         if config.use_dora:
@@ -88,14 +91,25 @@ class LoraAdapter(LayerAdapter):
             ones = (1,) * len(kernel)
             if r % groups:
                 raise CapabilityError(f"r={r} is no multiple of the convolution's {groups} groups")
-        self.lora_A = Factor(r, layer.in_features // self.group, *kernel)  # (r, in_features / group, *kernel)
-        self.lora_B = Factor(layer.out_features, r // groups, *ones, bias=bias)  # (out_features, r / groups, 1...)
+        inputs, ranks = layer.in_features // (self.group * self.blocks.a), r // (groups * self.blocks.b)
+        self.lora_A = Factor(r, inputs, *kernel)  # (r, in_features / group / blocks, *kernel)
+        self.lora_B = Factor(layer.out_features, ranks, *ones, bias=bias)  # (out_features, r / groups / blocks, 1...)
 
     def factors(self) -> init.Factors:
         """``A, B`` by whatever names the kind of layer gives them."""
         if self.layer.kind == "embedding":
             return self.lora_embedding_A, self.lora_embedding_B
         return self.lora_A.weight, self.lora_B.weight
+
+    def _spread(self) -> init.Factors:
+        """``A (r, in_features...)`` and ``B (out_features, r...)`` where they are stored in parts."""
+        a, b = self.factors()
+        return blocks.spread(grouped.spread(a, self.group), self.blocks.a), blocks.spread(b, self.blocks.b)
+
+    @property
+    @override
+    def fixed(self) -> tuple[Tensor, ...]:
+        return (self.factors()[1],) if self.is_minor else ()
 
     @override
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -118,9 +132,9 @@ class LoraAdapter(LayerAdapter):
 
     def whole_factors(self) -> init.Factors:
         """``A, B`` whose product, scaled, is the whole change: with the product it started with taken away."""
-        (a, b), starts = self.factors(), self._start_factors()
+        (a, b), starts = self._spread(), self._start_factors()
         if not starts:
-            return grouped.spread(a, self.group), b
+            return a, b
         return torch.cat([a, *(start for start, _ in starts)]), torch.cat([b, *(-start for _, start in starts)], dim=1)
 
     def _require_start(self) -> None:
@@ -199,7 +213,8 @@ class LoraAdapter(LayerAdapter):
             x = x.to(a.dtype)
         if self.layer.kind == "conv":
             return self.layer.pointwise(self.layer.apply(x, a, groups=1), b, bias)
-        return F.linear(F.linear(grouped.pooled(x, self.group), a), b, bias)
+        low = blocks.linear(grouped.pooled(x, self.group), a, None, self.blocks.a)
+        return blocks.linear(low, b, bias, self.blocks.b)
 
     @override
     def adapt_weight(self, weight: Tensor) -> Tensor:
@@ -227,8 +242,7 @@ class LoraAdapter(LayerAdapter):
     def _delta(self) -> Tensor:
         """``s B A`` in the orientation of the weight, less the product it started with."""
         self._require_start()
-        a, b = self.factors()
-        delta = self._outer(grouped.spread(a, self.group), b)
+        delta = self._outer(*self._spread())
         for a, b in self._start_factors():
             delta = delta - self._outer(a, b)
         return delta * self.scaling
@@ -267,27 +281,3 @@ class LoraAdapter(LayerAdapter):
 
     def _ones(self) -> tuple[int, ...]:
         return (1,) * len(self.layer.layer.kernel_size) if self.layer.kind == "conv" else ()
-
-
-def _refuse(config: LoraConfig, layer: LayerView) -> None:
-    """
-    Raises:
-        CapabilityError: what ``config`` asks for is not possible on such a layer; says what.
-    """
-    if layer.kind == "linear" and layer.called:
-        return
-    scheme = config.init_lora_weights
-    is_special = isinstance(scheme, str) and scheme != "gaussian"
-    is_grouped = layer.kind == "conv" and layer.layer.groups > 1
-    impossible = {
-        "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
-        "lora_dropout": config.lora_dropout and not layer.called,
-        "alora_invocation_tokens": config.alora_invocation_tokens is not None,
-        "use_dora": config.use_dora and (layer.kind == "stack" or is_grouped),
-        f"init_lora_weights={scheme!r}": is_special and (layer.kind == "stack" or is_grouped),
-    }
-    kinds = {"embedding": "an embedding", "conv": "a grouped convolution" if is_grouped else "a convolution"}
-    what = kinds.get(layer.kind, "a parameter that no layer of its own applies")
-    for setting, is_asked in impossible.items():
-        if is_asked:
-            raise CapabilityError(f"{setting} is not possible on {what}")

@@ -39,7 +39,8 @@ def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence
     others = {target: rank for target, rank in ranks.items() if rank != usual}
     changes = {
         "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": dict(others),
-        "use_rslora": False, "use_qalora": False, "init_lora_weights": True, "lora_dropout": configs[0].lora_dropout,
+        "use_rslora": False, "use_qalora": False, "use_bdlora": None, "init_lora_weights": True,
+        "lora_dropout": configs[0].lora_dropout,
         "use_dora": any(c.use_dora for c in configs), "lora_bias": any(c.lora_bias for c in configs),
     }  # fmt: skip
     return configs[0].model_copy(update=changes)
@@ -120,8 +121,9 @@ def since(
         CheckpointError: ``start`` lacks a tensor of ``state``, or has it in another shape.
         CapabilityError: the adapter has more than two factors.
     """
-    if config.use_dora:
-        raise CapabilityError("with use_dora no two factors are the difference to an adapter's start")
+    for variant in ("use_dora", "use_bdlora"):
+        if getattr(config, variant):
+            raise CapabilityError(f"with {variant} no two factors are the difference to an adapter's start")
     grown = dict(state)
     for key, tensor in state.items():
         name = next((part for part in reversed(key.split(".")) if part.startswith("lora_")), "")

@@ -9,9 +9,9 @@ from typing_extensions import override
 
 from adapterkit.config.base import Choice, Names, PositiveNumber
 from adapterkit.config.layer import IndexedLayerConfig, Ranges, Token, TokenIndices
-from adapterkit.methods.lora.starts import CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
+from adapterkit.methods.lora.starts import BdLoraConfig, CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
 
-Init = Literal["gaussian", "olora", "pissa", "orthogonal", "eva", "corda", "lora_ga", "loftq"]
+Init = Literal["gaussian", "olora", "pissa", "orthogonal", "eva", "corda", "lora_ga", "loftq", "mica"]
 _SETTINGS = {"eva": "eva_config", "corda": "corda_config", "lora_ga": "lora_ga_config", "loftq": "loftq_config"}
 
 
@@ -45,8 +45,8 @@ class LoraConfig(IndexedLayerConfig):
     lora_bias: bool = Field(False, description="Give the second factor a bias of its own.")
     init_lora_weights: bool | Annotated[Init, Choice] | Annotated[str, Field(pattern=r"^pissa_niter_\d+$")] = Field(
         True,
-        description="true (A random, B zero), gaussian, orthogonal, olora, pissa, pissa_niter_<n>, loftq, from the "
-        "training data eva, corda or lora_ga, or false (both random, for tests).",
+        description="true (A random, B zero), gaussian, orthogonal, olora, pissa, pissa_niter_<n>, loftq, mica (B "
+        "frozen), from the training data eva, corda or lora_ga, or false (both random, for tests).",
     )
     eva_config: EvaConfig | None = Field(None, description="Settings of init_lora_weights=eva.")
     corda_config: CordaConfig | None = Field(None, description="Settings of init_lora_weights=corda.")
@@ -79,6 +79,9 @@ class LoraConfig(IndexedLayerConfig):
         False, description="QA-LoRA, on quantised layers: the first factor sees the mean of every group of inputs."
     )
     qalora_group_size: PositiveInt = Field(16, description="With use_qalora: inputs in a group.")
+    use_bdlora: BdLoraConfig | None = Field(
+        None, description="BD-LoRA: one factor of each layer is block-diagonal, for serving on several devices."
+    )
     alora_invocation_tokens: Annotated[list[Token], Field(min_length=1)] | None = Field(
         None,
         description="aLoRA: the ids of a sequence of tokens; the adapter acts from its last occurrence in a row on, "
@@ -108,6 +111,13 @@ class LoraConfig(IndexedLayerConfig):
             if getattr(self, field) is not None and self.init_lora_weights != scheme:
                 raise ValueError(f"{field} is for init_lora_weights={scheme!r}, not {self.init_lora_weights!r}")
         return self
+
+    @override
+    def at(self, module_name: str) -> Self:
+        config = super().at(module_name)
+        if self.use_bdlora is None:
+            return config
+        return config.model_copy(update={"use_bdlora": self.use_bdlora.at(module_name)})
 
     @property
     @override
@@ -146,6 +156,20 @@ class LoraConfig(IndexedLayerConfig):
                 raise ValueError(f"use_qalora and {other} exclude each other")
         if self.init_lora_weights not in (True, False, "gaussian"):
             raise ValueError(f"use_qalora starts from true, false or gaussian, not {self.init_lora_weights!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_exclude_each_other(self) -> Self:
+        asked = {
+            "use_bdlora": self.use_bdlora is not None,
+            "init_lora_weights='mica'": self.init_lora_weights == "mica",
+        }
+        for variant in (name for name, is_asked in asked.items() if is_asked):
+            for other in ("use_dora", "use_qalora", "lora_bias", "alora_invocation_tokens"):
+                if getattr(self, other):
+                    raise ValueError(f"{variant} and {other} exclude each other")
+        if asked["use_bdlora"] and self.init_lora_weights not in (True, False, "gaussian"):
+            raise ValueError(f"use_bdlora starts from true, false or gaussian, not {self.init_lora_weights!r}")
         return self
 
     @model_validator(mode="after")

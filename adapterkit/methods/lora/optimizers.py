@@ -195,9 +195,11 @@ def _pair(adapter: LoraAdapter) -> tuple[Tensor, nn.Parameter, float]:
     a, b = adapter.lora_A.weight, adapter.lora_B.weight
     if hasattr(adapter, "lora_magnitude_vector"):
         raise CapabilityError("LoRA-FA does not go with use_dora: the change is more than the product of two factors")
-    if a.shape[0] != adapter.r or b.shape[1] != adapter.r:
+    if adapter.is_minor:
+        raise CapabilityError("LoRA-FA does not go with init_lora_weights='mica', whose second factor is not trained")
+    if a.shape[0] != adapter.r or b.shape[1] != adapter.r or adapter.blocks != (1, 1):
         what = type(adapter.layer.layer).__name__
-        raise CapabilityError(f"LoRA-FA is not possible on a {what} with groups or experts")
+        raise CapabilityError(f"LoRA-FA is not possible on a {what} with groups, blocks or experts")
     a.requires_grad_(False)
     return a, b, adapter.scaling
 

@@ -44,8 +44,11 @@ def pad(config: LoraConfig, adapters: dict[str, Any], rank: int | None) -> LoraC
 def _check(name: str, adapter: Any, rank: int) -> None:
     layer = adapter.layer
     groups = getattr(layer.layer, "groups", 1)
-    if layer.kind == "stack" or groups > 1 or "start_A" in adapter._buffers or adapter.awaits_data:
-        raise CapabilityError(f"{name}: this adapter cannot be given another rank: experts, groups, or a start to keep")
+    is_divided = layer.kind == "stack" or groups > 1 or adapter.blocks != (1, 1)
+    if is_divided or "start_A" in adapter._buffers or adapter.awaits_data:
+        raise CapabilityError(
+            f"{name}: this adapter cannot be given another rank: experts, groups, blocks, or a start to keep"
+        )
     if adapter.r > rank:
         raise CapabilityError(f"{name}: rank {adapter.r} is above {rank}, for which the model was prepared")
 

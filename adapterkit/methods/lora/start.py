@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError
-from adapterkit.methods.lora import init
+from adapterkit.methods.lora import init, minor
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.starts import LoftQConfig
 from adapterkit.nn import storage
@@ -34,6 +34,8 @@ def _fill(adapter: Any, config: LoraConfig) -> None:
     scheme, (a, b) = config.init_lora_weights, adapter.factors()
     if init.needs_weight(scheme):
         _from_weight(adapter, str(scheme))
+    elif scheme == minor.SCHEME:
+        minor.fill(adapter)
     elif scheme == "loftq":
         _loftq(adapter, config)
     elif init.needs_data(scheme):

@@ -1,12 +1,13 @@
-"""Settings of the initialisations that look at data, or at what quantisation loses."""
+"""Settings of the variants that have several: starts that look at data or at quantisation, and factors in blocks."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from adapterkit.config.base import StrictModel, Text
+from adapterkit.config.base import Names, StrictModel, Text
+from adapterkit.errors import TargetError
 
 
 class EvaConfig(StrictModel):
@@ -48,3 +49,46 @@ class LoftQConfig(StrictModel):
 
     loftq_bits: Annotated[Literal[4, 8], Field(description="Bits of the quantised weight.")] = 4
     loftq_iter: PositiveInt = Field(1, description="Rounds of quantising and decomposing what is lost.")
+
+
+class BdLoraConfig(StrictModel):
+    """BD-LoRA (Wang et al., 2025), https://arxiv.org/abs/2510.23346."""
+
+    target_modules_bd_a: Names | None = Field(
+        None,
+        description="Parts of the names of layers whose inputs devices share out, and whose first factor is therefore "
+        "block-diagonal: [o_proj, down_proj].",
+    )
+    target_modules_bd_b: Names | None = Field(
+        None,
+        description="The same of layers whose outputs they share out, and whose second factor it is: [q_proj, k_proj, "
+        "v_proj, up_proj, gate_proj].",
+    )
+    nblocks: PositiveInt = Field(1, description="Number of blocks: the devices that are going to serve it.")
+    match_strict: bool = Field(True, description="Whether every adapted layer has to be named in one of the two lists.")
+
+    @model_validator(mode="after")
+    def _lists_are_apart(self) -> Self:
+        both = set(self.target_modules_bd_a or ()) & set(self.target_modules_bd_b or ())
+        if both:
+            raise ValueError(f"target_modules_bd_a and target_modules_bd_b both name {sorted(both)}")
+        return self
+
+    def at(self, module_name: str) -> Self | None:
+        """What it says of one layer, which is then named in full; None if nothing.
+
+        Raises:
+            TargetError: both lists mean the layer, or neither does and ``match_strict`` is set.
+        """
+        fields = ("target_modules_bd_a", "target_modules_bd_b")
+        meant = {f: [module_name] if any(n in module_name for n in getattr(self, f) or ()) else None for f in fields}
+        if all(meant.values()):
+            raise TargetError(f"use_bdlora: {' and '.join(fields)} both mean {module_name}")
+        if any(meant.values()):
+            return self.model_copy(update=meant)
+        if self.match_strict:
+            raise TargetError(
+                f"use_bdlora: neither {' nor '.join(fields)} means {module_name}; set match_strict=false to give it "
+                "factors without blocks"
+            )
+        return None
