@@ -27,6 +27,8 @@ from adapterkit import PeftModel  # or: from peft import PeftModel
 model = PeftModel.from_pretrained(base_model, "path/to/this/adapter")
 ```
 """
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _START, _END = "<!-- {} -->", "<!-- end of {} -->"
 
 
@@ -53,7 +55,7 @@ def write_card(directory: Path, model: Any, *, metrics: Mapping[str, float] | No
     text = text or _TEXT.format(method=config.peft_type, base=base or "a custom model")
     for heading, lines in _sections(model, metrics).items():
         text = _with_section(text, heading, lines)
-    head = yaml.safe_dump(metadata, sort_keys=True, allow_unicode=True)
+    head = yaml.dump(metadata, Dumper=_DUMPER, sort_keys=True, allow_unicode=True)
     write_text(path, f"---\n{head}---\n{text}")
 
 
@@ -116,7 +118,7 @@ def read_card(path: Path) -> tuple[dict[str, Any], str]:
         return {}, content
     head, _, text = content[4:].partition("\n---\n")
     try:
-        metadata = yaml.safe_load(head) or {}
+        metadata = yaml.load(head, Loader=_LOADER) or {}
     except yaml.YAMLError as error:
         raise CheckpointError(f"{path}: the metadata at the top is no YAML: {error}") from error
     if not isinstance(metadata, dict):

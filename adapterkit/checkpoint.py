@@ -101,8 +101,8 @@ def prefix_of(model: nn.Module, key: str, name: str) -> str:
     """What stands before ``key`` in the file of this model's adapter."""
     if not isinstance(model._modules.get("base_model"), Tuner):
         return ""
-    prompts = getattr(model, "prompt_encoder", {})
-    if name not in prompts:
+    prompts: Any = model._modules.get("prompt_encoder")
+    if not prompts or name not in prompts:
         return PREFIX
     return "" if key in prompts[name].tensors() else HEAD_PREFIX
 

@@ -104,9 +104,12 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under its name in one step."""
+    """Write a text file under its name in one step; one that has this text already is left alone."""
+    content = text.encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, **hub: Any) -> Path:

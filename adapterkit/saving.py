@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,13 +12,14 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from adapterkit.checkpoint import HEAD_PREFIX, PREFIX, State
 from adapterkit.config.base import CONFIG_NAME, PeftConfig
 from adapterkit.errors import CapabilityError, CheckpointError, did_you_mean
 from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
+from adapterkit.tensorfile import write_tensors
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLED_NAME = "adapter_model.bin"
@@ -121,39 +120,14 @@ def write_adapter(
     try:
         with replacing_all(directory / name, directory / CONFIG_NAME) as (weights, settings):
             if safe:
-                save_file(_unshared(state), weights, metadata={"format": "pt", **(metadata or {})})
-                _order_metadata(weights)
+                write_tensors(weights, state, {"format": "pt", **(metadata or {})})
             else:
                 torch.save({key: tensor.clone() for key, tensor in state.items()}, weights)
             settings.write_text(config, encoding="utf-8")
         if not safe:
             (directory / WEIGHTS_NAME).unlink(missing_ok=True)  # readers would prefer the older file
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise CheckpointError(f"the adapter cannot be written to {directory}: {error}") from error
-
-
-def _order_metadata(path: Path) -> None:
-    """Write a safetensors file's metadata in the order of their names: it comes out in another one on every run."""
-    with path.open("r+b") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(ordered) <= length:
-            file.seek(8)
-            file.write(ordered.ljust(length))
-
-
-def _unshared(state: Mapping[str, Tensor]) -> State:
-    """Contiguous tensors, none sharing memory with another, as safetensors wants them."""
-    seen: set[int] = set()
-    result = {}
-    for key, tensor in state.items():
-        pointer = tensor.untyped_storage().data_ptr()
-        shared = pointer in seen or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
-        seen.add(pointer)
-        result[key] = tensor.clone().contiguous() if shared else tensor.contiguous()
-    return result
 
 
 def load_peft_weights(
