@@ -26,9 +26,14 @@ class UpdateDropout(nn.Module):
         super().__init__()
         self.outputs, self.whole, self.rescale = outputs, whole, rescale
 
+    @property
+    def drops(self) -> bool:
+        """Whether it does anything now."""
+        return self.training and bool(self.outputs or self.whole)
+
     def forward(self, update: Tensor, dim: int = -1) -> Tensor:
         """``update`` of any shape, whose outputs are along ``dim``, to the same."""
-        if not self.training or not (self.outputs or self.whole):
+        if not self.drops:
             return update
         size = update.shape[dim]
         keep = (torch.rand(size, device=update.device) >= self.outputs).to(update.dtype)

@@ -13,7 +13,7 @@ class RowForm(NamedTuple):
     """What an adapter does to the rows that are its own, with the numbers apart from the arithmetic.
 
     The functions are given the tensors with a dimension for the rows in front: of the rows' number, or 1 where all rows
-    have the same. Of tensors that differ in their first size, as of other ranks, the shorter are filled up with zeros.
+    have the same. Functions that are the same, or equal, are taken to do the same.
     """
 
     tensors: tuple[Tensor, ...]
@@ -21,10 +21,12 @@ class RowForm(NamedTuple):
     """``(x, *tensors)``, where ``x`` is ``(rows, tokens, in_features)``, to the same: `LayerAdapter.adapt_input`."""
     on_output: Callable[..., Tensor] | None = None
     """``(y, x, *tensors)`` to the same as ``y (rows, tokens, out_features)``, which it may write to."""
+    has_ranks: bool = False
+    """Whether the tensors' first size is a rank, so that they may be filled up with zeros."""
 
     def kind(self) -> tuple[Any, ...]:
         """The same for adapters that can be computed together."""
-        return self.on_input, self.on_output, *(tensor.shape[1:] for tensor in self.tensors)
+        return self.on_input, self.on_output, *(tensor.shape[self.has_ranks :] for tensor in self.tensors)
 
 
 class LowRank(NamedTuple):
@@ -37,7 +39,7 @@ class LowRank(NamedTuple):
     def by_row(self, dtype: torch.dtype) -> RowForm:
         """The same for one row of many."""
         outer = (self.outer.T * self.scaling).to(dtype)
-        return RowForm((self.inner.to(dtype), outer.contiguous()), on_output=add_low_rank_rows)
+        return RowForm((self.inner.to(dtype), outer.contiguous()), on_output=add_low_rank_rows, has_ranks=True)
 
 
 def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Stack:
     """Several adapters as one for `Part`."""
 
     def __init__(self, forms: Sequence[RowForm], owners: Sequence[int], dtype: torch.dtype) -> None:
-        self.dtype, (_, self.on_input, self.on_output) = dtype, forms[0]
+        self.dtype, self.on_input, self.on_output = dtype, forms[0].on_input, forms[0].on_output
         chosen = [forms[owner].tensors for owner in owners] if len(forms) > 1 else [forms[0].tensors]
         self.tensors = [_stacked(tensors) for tensors in zip(*chosen, strict=True)]  # (rows or 1, ...)
 

@@ -37,7 +37,7 @@ def rows(runner: Runner) -> Iterator[Row]:
         yield from tried(f"training step, {method}", _method, runner, method, class_name, fields, goal, shape)
 
 
-def _config(library: str, class_name: str, fields: dict[str, Any]) -> Any:
+def config_of(library: str, class_name: str, fields: dict[str, Any]) -> Any:
     """The method's config; None where the library has no such method."""
     try:
         found = getattr(module(library), class_name) if library == PEFT else _installed(class_name)
@@ -55,7 +55,7 @@ def _installed(class_name: str) -> Any:
 def _method(
     runner: Runner, method: str, class_name: str, fields: dict[str, Any], goal: float | None, shape: tuple[int, int]
 ) -> Row | None:
-    configs = {name: _config(name, class_name, fields) for name in NAMES}
+    configs = {name: config_of(name, class_name, fields) for name in NAMES}
     if None in configs.values():
         print(f"{method}: not there in {', '.join(n for n, c in configs.items() if c is None)}", file=sys.stderr)
         return None

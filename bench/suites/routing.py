@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contenders import forward, load_all, silent
+from bench.contenders import forward, load_all, module, silent
 from bench.models import build, check_equal, inputs, output, tolerance, write_lora
-from bench.rows import Goal, Row, tried
-from bench.timing import Runner
+from bench.rows import OURS, Goal, Row, tried
+from bench.suites.methods import METHODS, config_of
+from bench.timing import Runner, Times, added, added_ratio
 
 MODEL = "bert-base"
+ONLY_HERE: dict[str, tuple[str, dict[str, Any], float | None]] = {
+    "IA3": ("IA3Config", {"feedforward_modules": []}, None),
+    "Poly": ("PolyConfig", {"r": 8, "n_tasks": 4, "n_skills": 4}, None),
+}
+"""Beside those whose training is measured."""
 
 
 def rows(runner: Runner) -> Iterator[Row]:
@@ -25,6 +31,8 @@ def rows(runner: Runner) -> Iterator[Row]:
         for columns in (1, 16):
             for used in (1, count):
                 yield from tried(f"{count} rows for {used} adapters", _row, runner, models, count, used, columns)
+    for method, (class_name, fields, _) in (METHODS | ONLY_HERE).items():
+        yield from tried(f"rows by adapter, {method}", _method, method, runner, class_name, fields, count)
 
 
 def _models(root: Path, count: int) -> dict[str, Any]:
@@ -60,3 +68,37 @@ def _routed(model: Any, words: Any, names: list[str]) -> Callable[[], Tensor]:
             return output(model(**words, adapter_names=names))
 
     return run
+
+
+def _method(method: str, runner: Runner, class_name: str, fields: dict[str, Any], count: int) -> Row | None:
+    """What rows of so many adapters cost, over what one adapter does on the same rows. PEFT routes LoRA alone."""
+    config = config_of(OURS, class_name, fields)
+    if config is None:
+        return None
+    bare = build(MODEL, num_hidden_layers=2).requires_grad_(False)
+    words, names = inputs(bare, count, 1), [f"a{number}" for number in range(count)]
+    model = _adapted(config, names)
+    asked = words | ({"task_ids": torch.arange(count) % config.n_tasks} if "task_ids" in config.forward_inputs else {})
+    works = {"bare": forward(bare, words), OURS: _routed(model, asked, names), "single": forward(model, asked)}
+    check_equal(method, {name: works[name]()[:1] for name in (OURS, "single")}, tolerance(torch.float32))
+    times = runner.interleave({name: silent(work) for name, work in works.items()}, 40, warm=2)
+    title = f"{count} rows for {count} adapters, {method}, over one adapter"
+    return Row(title, "x", added_ratio(times, OURS, "single"), goal=Goal(2, "ours"), note=_shares(times))
+
+
+def _shares(times: Times) -> str:
+    return f"{added(times, OURS):.0f} and {added(times, 'single'):.0f} % added; 2 layers of {MODEL}"
+
+
+def _adapted(config: Any, names: list[str]) -> Any:
+    """Frozen adapters that do something, the first one active."""
+    model = module(OURS).get_peft_model(build(MODEL, num_hidden_layers=2), config, names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name in names:
+            for _, part in model.base_model.parts(name):
+                for parameter in part.parameters():
+                    parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return model.requires_grad_(False).eval()

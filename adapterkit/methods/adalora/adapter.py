@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from adapterkit.methods.adalora.config import AdaLoraConfig
 from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.forms import LowRank
 from adapterkit.nn.view import LayerView
 
 
@@ -49,6 +50,12 @@ class AdaLoraAdapter(LayerAdapter):
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         inner = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype)
         return y + self.layer.apply_product(x, self.lora_B.to(x.dtype), inner).to(y.dtype)
+
+    @override
+    def low_rank(self) -> LowRank | None:
+        if self.layer.kind != "linear" or (self.dropout and self.training):
+            return None
+        return LowRank(self.lora_B, self.lora_A * self.lora_E, self.scaling)
 
     @override
     def adapt_weight(self, weight: Tensor) -> Tensor:

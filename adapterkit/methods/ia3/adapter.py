@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from adapterkit.methods.ia3.config import IA3Config
 from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.forms import RowForm
 from adapterkit.nn.view import LayerView
 
 
@@ -51,6 +52,11 @@ class IA3Adapter(LayerAdapter):
         return (x * scale).to(x.dtype)
 
     @override
+    def row_form(self, dtype: torch.dtype) -> RowForm:
+        scale = (self.ia3_l.flatten().to(dtype),)
+        return RowForm(scale, on_input=_rows_scaled) if self.scales_input else RowForm(scale, on_output=_rows_rescaled)
+
+    @override
     def adapt_weight(self, weight: Tensor) -> Tensor:
         scale = self.ia3_l.flatten().to(weight.dtype)
         if not self.scales_input:
@@ -62,3 +68,12 @@ class IA3Adapter(LayerAdapter):
     @override
     def adapt_bias(self, bias: Tensor | None) -> Tensor | None:
         return bias if bias is None or self.scales_input else bias * self.ia3_l.flatten().to(bias.dtype)
+
+
+def _rows_scaled(x: Tensor, scale: Tensor) -> Tensor:
+    """``x (rows, tokens, features)`` and ``scale (rows, features)``."""
+    return x * scale[:, None]
+
+
+def _rows_rescaled(y: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+    return _rows_scaled(y, scale)

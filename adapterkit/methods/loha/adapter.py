@@ -20,6 +20,7 @@ from typing_extensions import override
 from adapterkit.methods.loha.config import LoHaConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.dropout import UpdateDropout
+from adapterkit.nn.forms import LowRank, RowForm, add_low_rank_rows
 from adapterkit.nn.view import LayerView
 
 
@@ -69,6 +70,21 @@ class LoHaAdapter(LayerAdapter):
         return self.layer.apply_product(x, u, v)
 
     @override
+    def low_rank(self) -> LowRank | None:
+        if self.layer.kind != "linear" or not self.few_columns or self.drop.drops:
+            return None
+        (a1, b1), (a2, b2) = self._factors()
+        return LowRank(row_products(a1, a2), row_products(b1.T, b2.T).T, self.scaling)
+
+    @override
+    def row_form(self, dtype: torch.dtype) -> RowForm | None:
+        if self.drop.drops:
+            return None
+        (a1, b1), (a2, b2) = self._factors()
+        tensors = (a1.T * self.scaling, b1, a2.T, b2)
+        return RowForm(tuple(t.to(dtype).contiguous() for t in tensors), on_output=_add_rows)
+
+    @override
     def adapt_weight(self, weight: Tensor) -> Tensor:
         (a1, b1), (a2, b2) = self._factors()
         delta = (a1 @ b1) * (a2 @ b2) * self.scaling
@@ -83,6 +99,22 @@ class LoHaAdapter(LayerAdapter):
 def row_products(a: Tensor, b: Tensor) -> Tensor:
     """The Kronecker product of each row of ``a (n, r)`` with the same row of ``b (n, s)``: ``(n, r s)``."""
     return (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1)
+
+
+def _add_rows(y: Tensor, x: Tensor, a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> Tensor:
+    """``y + ((A_1 B_1) ⊙ (A_2 B_2)) x`` of every row, with ``A`` as ``(rows, r, out)`` and ``B`` as ``(rows, r, in)``.
+
+    For few tokens ``x`` is between ``B_1`` and ``B_2^T``, which leaves ``(r, r)`` numbers to a token; for many, the
+    matrices of r² columns are made.
+    """
+    r, tokens = b1.shape[1], x.shape[1]
+    if tokens > r:
+        inner, outer = (
+            (one.unsqueeze(2) * two.unsqueeze(1)).flatten(1, 2) for one, two in ((b1, b2), (a1, a2))
+        )  # (rows, r², in), (rows, r², out)
+        return add_low_rank_rows(y, x, inner, outer)
+    between = (x.unsqueeze(2) * b1.unsqueeze(1)).flatten(1, 2) @ b2.mT  # (rows, tokens * r, r)
+    return y + ((between @ a2).view(len(x), tokens, r, -1) * a1.unsqueeze(1)).sum(2)
 
 
 def _with_kernel(t: Tensor | None, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from typing_extensions import override
 from adapterkit.methods.lokr.config import LoKrConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.dropout import UpdateDropout
+from adapterkit.nn.forms import RowForm
 from adapterkit.nn.view import LayerView
 
 
@@ -80,6 +81,13 @@ class LoKrAdapter(LayerAdapter):
         z = torch.einsum("ac,...cd->...ad", w1, z)
         return (z if outer is None else F.linear(z, outer)).flatten(-2)
 
+    @override
+    def row_form(self, dtype: torch.dtype) -> RowForm | None:
+        if self.drop.drops:
+            return None
+        w1, *w2 = (factor.to(dtype) for factor in self._factors() if factor is not None)
+        return RowForm((w1 * self.scaling, *w2), on_output=_add_rows)
+
     def _looked_up(self, x: Tensor) -> Tensor:
         """Row ``i b + j`` of ``W_1 ⊗ W_2`` is the Kronecker product of row ``i`` of one and row ``j`` of the other."""
         w1, inner, outer = self._factors()
@@ -125,6 +133,14 @@ class LoKrAdapter(LayerAdapter):
         if self.lokr_t2 is None:
             return w1, b, a
         return w1, torch.einsum("ij...,jd->id...", self.lokr_t2, b).flatten(1), a.T
+
+
+def _add_rows(y: Tensor, x: Tensor, w1: Tensor, inner: Tensor, outer: Tensor | None = None) -> Tensor:
+    """``y + W_1 X W_2^T`` of every row, whose own are ``w1 (rows, a, c)`` and ``inner (rows, b or r, d)``."""
+    c, tokens = w1.shape[2], x.shape[1]
+    z = x.reshape(len(x), tokens * c, -1) @ inner.mT  # (rows, tokens * c, b or r)
+    z = (w1[:, None] @ z.view(len(x), tokens, c, -1)).flatten(1, 2)  # (rows, tokens * a, b or r)
+    return y + (z if outer is None else z @ outer.mT).reshape(y.shape)
 
 
 def divisors(size: int, factor: int) -> tuple[int, int]:

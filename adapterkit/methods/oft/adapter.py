@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from typing_extensions import override
 from adapterkit.methods.oft.cayley import series, skew, solved
 from adapterkit.methods.oft.config import OFTConfig
 from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.forms import RowForm
 from adapterkit.nn.view import LayerView
 
 
@@ -98,6 +99,13 @@ class OFTAdapter(LayerAdapter):
         return y if self.layer.kind == "linear" else y + self.layer.apply(x, self._kernel_change().to(x.dtype))
 
     @override
+    def row_form(self, dtype: torch.dtype) -> RowForm | None:
+        rotation: Any = self._modules[self.rotation]
+        if rotation.training and rotation.dropout:
+            return None
+        return RowForm((rotation.blocks().to(dtype),), on_input=_rows_rotated)
+
+    @override
     def adapt_weight(self, weight: Tensor) -> Tensor:
         if self.layer.kind == "conv":
             return weight + self._kernel_change().to(weight.dtype)
@@ -107,6 +115,12 @@ class OFTAdapter(LayerAdapter):
         """``W R^T - W`` of a convolution, in float32 at least."""
         weight = self.layer.weight.to(self.oft_R.weight.dtype)  # type: ignore[union-attr, arg-type]
         return self._rotated(weight.flatten(1), back=True).reshape(weight.shape) - weight
+
+
+def _rows_rotated(x: Tensor, blocks: Tensor) -> Tensor:
+    """``x R`` of every row, whose own are ``blocks (rows, r or 1, b, b)``."""
+    parts = x.reshape(*x.shape[:2], -1, blocks.shape[-1]).transpose(1, 2)  # (rows, r, tokens, b)
+    return (parts @ blocks).transpose(1, 2).flatten(2)
 
 
 def block_size(config: OFTConfig, size: int) -> int:

@@ -10,6 +10,7 @@ training a relaxed Bernoulli variable is drawn in the sigmoid's place. The facto
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -20,6 +21,7 @@ from typing_extensions import override
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.methods.poly.config import PolyConfig
 from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.forms import RowForm
 from adapterkit.nn.view import LayerView
 
 
@@ -42,7 +44,7 @@ class Router(nn.Module):
                 logits.new_ones(()), logits=logits, validate_args=False
             )  # checks wait for a device
             shares = drawn.rsample()
-        return shares / (shares.sum(-1, keepdim=True) + 1e-12)
+        return normalised(shares, -1)
 
 
 @final
@@ -67,23 +69,65 @@ class PolyAdapter(LayerAdapter):
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
-        shares = self.poly_router(self._task_ids(x))
+        shares = self.poly_router(task_ids(self.layer, self.tasks, x))
         a = torch.einsum("bqs,qsdr->bqdr", shares, self.poly_lora_A).flatten(1, 2)  # (rows, in_features, r)
         b = torch.einsum("bqs,qsrd->brqd", shares, self.poly_lora_B).flatten(2)  # (rows, r, out_features)
         rows = x.reshape(len(x), -1, x.shape[-1])
         update = rows @ a.to(x.dtype) @ (b / self.r).to(x.dtype)
         return y + update.reshape(y.shape).to(y.dtype)
 
-    def _task_ids(self, x: Tensor) -> Tensor:
-        """The task of each row of ``x``, ``(rows,)``."""
-        given = self.layer.inputs.get("task_ids")
-        if given is None:
-            if self.tasks > 1:
-                raise StateError(f"forward needs task_ids, one of 0 to {self.tasks - 1} for every row")
-            return torch.zeros(len(x), dtype=torch.long, device=x.device)
-        ids = given.to(x.device)
-        if len(x) % len(ids):
-            raise StateError(f"task_ids has {len(ids)} entries for a layer's input of {len(x)} rows")
-        if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= self.tasks)).any()):  # a device's own indexing checks
-            raise StateError(f"task_ids must be from 0 to {self.tasks - 1}, and are {sorted(set(ids.tolist()))}")
-        return ids.repeat_interleave(len(x) // len(ids))
+    @override
+    def row_form(self, dtype: torch.dtype) -> RowForm | None:
+        if self.poly_router.training:
+            return None
+        a, b = self.poly_lora_A.mT.flatten(1, 2), self.poly_lora_B.flatten(1, 2) / self.r
+        tensors = (a.to(dtype), b.to(dtype), self.poly_router.module_logits.to(dtype))
+        return RowForm(tensors, on_output=RowsMixed(self.layer, self.tasks, self.poly_router.splits))
+
+
+@dataclass(frozen=True)
+class RowsMixed:
+    """Rows that have adapters of their own, all of one layer."""
+
+    layer: LayerView
+    tasks: int
+    splits: int
+
+    def __call__(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, logits: Tensor) -> Tensor:
+        """``y + B_t A_t x / r``. The inputs go through all skills, each with its share: as much to read as the factors
+        have, and nothing of their size to write.
+
+        Args:
+            y: ``(rows, tokens, out_features)``.
+            x: ``(rows, tokens, in_features)``.
+            a: ``(rows or 1, splits, skills * r, in_features / splits)``.
+            b: ``(rows or 1, splits, skills * r, out_features / splits)``, over ``r``.
+            logits: ``(rows or 1, tasks, splits * skills)``.
+        """
+        (rows, tokens, _), ids = x.shape, task_ids(self.layer, self.tasks, x)
+        own = logits.expand(rows, -1, -1)[torch.arange(rows, device=x.device), ids]
+        shares = normalised(own.reshape(rows, self.splits, 1, -1, 1).sigmoid(), 3)  # (rows, splits, 1, skills, 1)
+        low = x.reshape(rows, tokens, self.splits, -1).transpose(1, 2) @ a.mT  # (rows, splits, tokens, skills * r)
+        mixed = (low.view(*low.shape[:3], shares.shape[3], -1) * shares).sum((1, 3))  # (rows, tokens, r)
+        update = (mixed[:, None, :, None] * shares).flatten(3) @ b  # (rows, splits, tokens, out / splits)
+        return y + update.transpose(1, 2).flatten(2)
+
+
+def normalised(shares: Tensor, dim: int) -> Tensor:
+    """Shares that sum to 1 along ``dim``."""
+    return shares / (shares.sum(dim, keepdim=True) + 1e-12)
+
+
+def task_ids(layer: LayerView, tasks: int, x: Tensor) -> Tensor:
+    """The task of each row of ``x``, ``(rows,)``."""
+    given = layer.inputs.get("task_ids")
+    if given is None:
+        if tasks > 1:
+            raise StateError(f"forward needs task_ids, one of 0 to {tasks - 1} for every row")
+        return torch.zeros(len(x), dtype=torch.long, device=x.device)
+    ids = given.to(x.device)
+    if len(x) % len(ids):
+        raise StateError(f"task_ids has {len(ids)} entries for a layer's input of {len(x)} rows")
+    if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= tasks)).any()):  # a device's own indexing checks
+        raise StateError(f"task_ids must be from 0 to {tasks - 1}, and are {sorted(set(ids.tolist()))}")
+    return ids.repeat_interleave(len(x) // len(ids))

@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from adapterkit.errors import CapabilityError
 from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.forms import RowForm, add_low_rank_rows
 from adapterkit.nn.view import LayerView
 from adapterkit_hra.config import HraConfig
 
@@ -67,7 +68,13 @@ class HraAdapter(LayerAdapter):
         if self.kernel:
             return x
         ut, u = (factor.to(x.dtype) for factor in self._factors())
-        return x - (x @ u) @ ut.T
+        rows = x.reshape(-1, x.shape[-1])
+        return torch.addmm(rows, rows @ u, ut.T, alpha=-1).view(x.shape)
+
+    @override
+    def row_form(self, dtype: torch.dtype) -> RowForm:
+        ut, u = (factor.to(dtype).T.contiguous() for factor in self._factors())  # (r, in_features)
+        return RowForm((u, -ut), on_input=_rows_turned, has_ranks=True)
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
@@ -85,3 +92,8 @@ class HraAdapter(LayerAdapter):
         ut, u = (factor.to(weight.dtype) for factor in self._factors())
         turned = self.layer.weight.to(weight.dtype) if self.kernel else weight  # what the output is computed from
         return weight - (turned.flatten(1) @ ut @ u.T).reshape(weight.shape)
+
+
+def _rows_turned(x: Tensor, u: Tensor, change: Tensor) -> Tensor:
+    """``(I - U T U^T) x`` of every row, whose own are ``u`` and ``-U T``, ``(rows, r, in_features)``."""
+    return add_low_rank_rows(x.clone(), x, u, change)
