@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.forms import LowRank, RowForm
+from adapterkit.nn.low_rank import low_rank_linear
 from adapterkit.nn.module import Module, holders_in
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class LayerAdapter(Adapter):
     @classmethod
     def fused(cls, chain: Sequence[Any], layer: nn.Linear, x: Tensor) -> Tensor | None:
         """The whole adapted layer at once, or None where that is not possible. Optional, an accelerator: the same
-        numbers as the onion, on a plain linear layer.
+        numbers as the onion, on a plain linear layer. By default for a single adapter that has `low_rank`.
 
         The weight must be read off ``layer`` in the call, and only tensors made in the call may be changed in place.
 
@@ -139,12 +140,16 @@ class LayerAdapter(Adapter):
             layer: the frozen layer.
             x: ``(..., in_features)``.
         """
-        return None
+        change = chain[0].low_rank() if len(chain) == 1 else None
+        if change is None or torch._C._are_functorch_transforms_active():
+            return None
+        weight: Any = layer.weight
+        return low_rank_linear(x, weight, layer.bias, change.inner, change.outer, change.scaling)
 
     def low_rank(self) -> LowRank | None:
         """All that the adapter does now, where that is ``y + scaling * outer (inner x)`` in the type of ``x``; else
-        None, as while it drops something in training. Optional, an accelerator: it is merged without a matrix of the
-        weight's size, and rows of many adapters are computed at once.
+        None, as while it drops something in training. Optional, an accelerator: it is computed and merged without
+        matrices of the output's and the weight's size, and rows of many adapters are computed at once.
         """
         return None
 

@@ -1,11 +1,4 @@
-"""LoRA on a plain linear layer in as few kernels as it takes.
-
-The onion computes ``W x + b``, ``A x``, ``B (A x)``, the scaling and the sum one after the other, each with a tensor of
-the output's size. Here the low-rank product is added in place to the output that was just made: 2 kernels beyond the
-base's. Backward adds its share of the input's gradient in place too, in 5 kernels, and what it needs is the input as
-the layer got it (one tensor, however many layers share it) and ``A x``: the dropped input is made again from its seed,
-and factors of another type are cast again.
-"""
+"""LoRA on a plain linear layer, alone or several adapters side by side: one low-rank product (`low_rank_linear`)."""
 
 from __future__ import annotations
 
@@ -13,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapterkit.methods.lora.ready import Ready, ready
-from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
 from adapterkit.nn.kept import is_plain_inference
+from adapterkit.nn.low_rank import low_rank_linear
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
@@ -36,12 +28,12 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
         return None  # what a start takes away again is not dropped
     weight: Any = parameters["weight"]
     if "lora_magnitude_vector" in first._parameters:
-        update = lora_linear(x, weight, None, *factors(first), first.scaling, dropout=dropout)
+        update = low_rank_linear(x, weight, None, *factors(first), first.scaling, dropout=dropout)
         return _rescaled(update, first.lora_magnitude_vector / first.norm(), parameters["bias"])
     kept = None if dropout else _ready(chain, x, weight)
     if kept is not None:
         return kept.apply(x, layer)
-    return lora_linear(x, weight, parameters["bias"], *_joined(chain), dropout=dropout)
+    return low_rank_linear(x, weight, parameters["bias"], *_joined(chain), dropout=dropout)
 
 
 def _ready(chain: Sequence[LoraAdapter], x: Tensor, weight: Tensor) -> Ready | None:
@@ -106,106 +98,3 @@ def row_norms(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     gram = ((b @ (a @ a.T)) * b).sum(1)
     squared: Tensor = torch.linalg.vector_norm(weight, dim=1).square_().add_(cross, alpha=2 * scaling)
     return squared.add_(gram, alpha=scaling**2).clamp_min_(0).sqrt_()
-
-
-def lora_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0
-) -> Tensor:
-    """``W x + b + s B A drop(x)``, a tensor that nothing else holds.
-
-    Args:
-        x: ``(..., in)``.
-        weight: ``(out, in)``, frozen.
-        bias: ``(out,)`` or None, frozen.
-        a: ``(r, in)``, of any floating type: cast to that of ``x``, or to autocast's.
-        b: ``(out, r)``.
-        scaling: ``s``.
-        dropout: how often an element of ``x`` is dropped on its way to ``A``.
-    """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if x.dtype is not dtype or weight.dtype is not dtype:
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
-        seed = draw_seed() if dropout else 0
-        return LoraLinear.apply(x, weight, bias, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
-    mask = keep_mask(x, dropout, draw_seed()) if dropout else None
-    return _forward(x, mask, weight, bias, a.to(dtype), b.to(dtype), scaling * rescale(dropout))[0]
-
-
-def _forward(
-    x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """``W x + b + s B A (mask x)`` and ``A (mask x)``."""
-    shape = x.shape
-    rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])  # 2-D is the shorter way through PyTorch, too
-    y = F.linear(rows, weight, bias)
-    low = F.linear(rows if mask is None else rows * mask.view(rows.shape), a)  # (rows, r)
-    y.addmm_(low, b.t(), alpha=scaling)
-    return (y if len(shape) == 2 else y.view(*shape[:-1], y.shape[1])), low
-
-
-class LoraLinear(torch.autograd.Function):
-    """`lora_linear` with its derivative."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scaling: float,
-        dropout: float,
-        seed: int,
-    ) -> Tensor:
-        ctx.scaling, ctx.dropout, ctx.seed = scaling * rescale(dropout), dropout, seed
-        mask = keep_mask(x, dropout, seed) if dropout else None
-        y, low = _forward(x, mask, weight, bias, a.to(x.dtype), b.to(x.dtype), ctx.scaling)
-        ctx.save_for_backward(x, weight, a, b, low)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, own_a, own_b, low = ctx.saved_tensors
-        a, b = own_a.to(x.dtype), own_b.to(x.dtype)
-        mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
-        scaling = ctx.scaling
-        if torch.is_grad_enabled():  # this derivative is to be derived itself
-            return _differentiable(ctx.needs_input_grad, grad, x, weight, a, b, scaling, mask)
-        needs_x, _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
-        flat, grad_x, grad_a, grad_b = grad.reshape(-1, grad.shape[-1]), None, None, None
-        grad_low = flat @ b  # (rows, r)
-        if needs_a:
-            kept = (x if mask is None else x * mask).reshape(-1, x.shape[-1])
-            grad_a = torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling).to(own_a.dtype)
-        if needs_b:  # the long way round is twice as fast on a CPU as a product with r columns
-            grad_b = torch.empty_like(own_b).copy_(torch.addmm(b.t(), low.t(), flat, beta=0, alpha=scaling).t())
-        if needs_x:
-            grad_x = flat @ weight
-            if mask is None:
-                grad_x.addmm_(grad_low, a, alpha=scaling)
-            else:
-                grad_x.add_((grad_low @ a).mul_(mask.view(grad_x.shape)), alpha=scaling)
-            grad_x = grad_x.view(x.shape)
-        return grad_x, None, None, grad_a, grad_b, None, None, None
-
-
-def _differentiable(
-    needs: tuple[bool, ...],
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    a: Tensor,
-    b: Tensor,
-    scaling: float,
-    mask: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """The derivative in operations that autograd can follow."""
-    kept = x if mask is None else x * mask
-    flat, rows = grad.reshape(-1, grad.shape[-1]), kept.reshape(-1, x.shape[-1])
-    grad_low = flat @ b
-    share = (grad_low @ a).view(x.shape) * scaling
-    grad_x = grad @ weight + (share if mask is None else share * mask) if needs[0] else None
-    return grad_x, None, None, grad_low.t() @ rows * scaling, flat.t() @ (rows @ a.t()) * scaling, None, None, None
