@@ -41,6 +41,9 @@ CASES = {
     "rslora": (llama, {"use_rslora": True}),
     "pissa": (llama, {"init_lora_weights": "pissa"}),
     "olora": (llama, {"init_lora_weights": "olora"}),
+    "mica": (llama, {"init_lora_weights": "mica"}),
+    "mica_embedding": (llama, {"init_lora_weights": "mica", "target_modules": ["embed_tokens", "q_proj"]}),
+    "blocks": (llama, {"use_bdlora": {"target_modules_bd_b": ["q_proj"], "nblocks": 2}}),
     "convolution": (conv, {"target_modules": ["conv", "emb"], "task_type": None}),
 }
 

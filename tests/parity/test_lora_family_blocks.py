@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from adapterkit import LoraConfig, convert_to_lora, get_peft_model
+from adapterkit import LoraConfig, convert_to_lora, create_lorafa_optimizer, get_peft_model
 from adapterkit.errors import CapabilityError, TargetError
+from adapterkit.hotswap import prepare_model_for_compiled_hotswap
+from adapterkit.methods.lora.combine import since
 from tests.parity.helpers import add_noise, assert_parity, peft
 from tests.parity.layers import Net, seeded
 
@@ -102,6 +104,17 @@ def test_it_is_active_beside_another_and_routed():
     torch.testing.assert_close(routed[0], alone["plain"][0])
     torch.testing.assert_close(routed[2], alone["default"][2])
     assert not routed[1].any()
+
+
+def test_what_takes_both_factors_whole_is_refused():
+    model = adapted()
+    with pytest.raises(CapabilityError, match="LoRA-FA is not possible on a Linear with groups, blocks or experts"):
+        create_lorafa_optimizer(model, 4, 8, 1e-3)
+    with pytest.raises(CapabilityError, match="cannot be given another rank: experts, groups, blocks"):
+        prepare_model_for_compiled_hotswap(model, target_rank=6)
+    tensors = {"base_model.model.0.lora_A.weight": torch.ones(4, 4)}
+    with pytest.raises(CapabilityError, match="with use_bdlora no two factors are the difference"):
+        since(config(), tensors, tensors)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from adapterkit import LoraConfig, PeftModel, get_peft_model
+from adapterkit import LoraConfig, PeftModel, create_lorafa_optimizer, get_peft_model
 from adapterkit.errors import CapabilityError, ConfigError
+from adapterkit.hotswap import hotswap_adapter
 from tests.parity.helpers import add_noise, assert_parity, peft
 from tests.parity.layers import Net, seeded, single
 
@@ -76,6 +77,21 @@ def test_a_combination_is_trained_whole():
     assert model.peft_config["twice"].init_lora_weights is True
     model.set_adapter("twice")
     assert all(p.requires_grad for p in model.get_base_model()[0].adapters["twice"].parameters())
+
+
+def test_one_factor_at_least_is_trained():
+    with pytest.raises(CapabilityError, match="LoRA-FA does not go with init_lora_weights='mica'"):
+        create_lorafa_optimizer(adapted(), 3, 8, 1e-3)
+
+
+def test_a_swapped_in_adapter_is_trained_as_the_old_one_was(tmp_path):
+    model, other = adapted(), adapted()
+    add_noise(other)
+    other.save_pretrained(tmp_path)
+    hotswap_adapter(model, tmp_path, "default")
+    adapter = model.get_base_model()[0].adapters["default"]
+    assert [f.weight.requires_grad for f in (adapter.lora_A, adapter.lora_B)] == [True, False]
+    assert torch.equal(model(x := torch.randn(5, 8)), other(x))
 
 
 @pytest.mark.parametrize(
