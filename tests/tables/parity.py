@@ -47,6 +47,21 @@ PEFT_LAYERS: dict[str, tuple[str, ...]] = {  # what PEFT itself computes, of our
     "oft": ("linear", "embedding", "pointwise"),
     "hra": ("linear", "conv2d"),
 }
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "lora": {
+        "Llama, DoRA": {"use_dora": True},
+        "Llama, MiCA": {"init_lora_weights": "mica"},
+        "Llama, BD-LoRA": {
+            "use_bdlora": {
+                "target_modules_bd_a": ["down_proj"],
+                "target_modules_bd_b": ["q_proj", "v_proj"],
+                "nblocks": 2,
+            }
+        },
+    }
+}
+"""What is compared beside a method's usual form."""
+
 QUANTITIES = ("forward", "gradient", "merged weight", "PEFT reads ours", "we read PEFT's")
 
 
@@ -138,7 +153,8 @@ def _on_models(method: str) -> Iterator[Case]:
         targets = ["q_proj", "v_proj", "down_proj"]
         if method == "adalora":  # with labels PEFT adds its regularisation, which a model it has loaded cannot compute
             ids = batch()
-        yield Case(method, "Llama", llama, ids, {**fields, **own, "target_modules": targets}, "CAUSAL_LM")
+        for name, more in {"Llama": {}, **VARIANTS.get(method, {})}.items():
+            yield Case(method, name, llama, ids, {**fields, **own, **more, "target_modules": targets}, "CAUSAL_LM")
 
 
 def measure(case: Case) -> Differences:
