@@ -126,7 +126,7 @@ def write_adapter(
             settings.write_text(config, encoding="utf-8")
         if not safe:
             (directory / WEIGHTS_NAME).unlink(missing_ok=True)  # readers would prefer the older file
-    except (OSError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"the adapter cannot be written to {directory}: {error}") from error
 
 

@@ -6,15 +6,27 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from adapterkit.errors import CheckpointError
-from adapterkit.tensorfile import _NAMES, write_tensors
+from adapterkit.tensorfile import write_tensors
 
+NAMES = (
+    "int64",
+    "float64",
+    "float32",
+    "int32",
+    "bfloat16",
+    "float16",
+    "int16",
+    "float8_e4m3fn",
+    "int8",
+    "uint8",
+    "bool",
+)
 WIDE = torch.arange(12.0).reshape(3, 4)
 STATES = {
-    "every type": {f"{key}.{dtype}": torch.ones(3, 2, dtype=torch.uint8).to(dtype) for dtype in _NAMES for key in "ba"},
+    "every type": {f"{key}.{name}": torch.ones(3, 2).to(getattr(torch, name)) for name in NAMES for key in "ba"},
     "empty": {},
     "odd shapes": {"scalar": torch.tensor(1.5), "none": torch.zeros(0, 3), "ü": torch.ones(2), "one": torch.ones(1)},
     "odd sizes": {"bytes": torch.ones(3, dtype=torch.int8), "half": torch.ones(3).half(), "float": torch.ones(1)},
@@ -47,7 +59,7 @@ def test_metadata_are_in_the_order_of_their_names(tmp_path):
 
 
 def test_a_type_that_the_format_has_not_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"'a': torch.complex128"):
+    with pytest.raises(SafetensorError, match="complex128"):
         write_tensors(tmp_path / "file", {"a": WIDE.to(torch.complex128)}, {})
     assert not (tmp_path / "file").exists()
 
