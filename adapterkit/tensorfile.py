@@ -1,7 +1,8 @@
 """Writing safetensors files: by the library, handed the tensors where they lie.
 
-`safetensors.torch.save_file` looks for shared memory and goes by way of numpy, which is two thirds of its time for
-hundreds of small tensors; and metadata come out in another order on every run. Here the same adapter gives the same file.
+`safetensors.torch.save_file` looks for shared memory and goes by way of numpy, which is more than half of its time for
+hundreds of small tensors. Metadata, which come out in another order on every run, are put in order: the same adapter
+gives the same file.
 """
 
 from __future__ import annotations
