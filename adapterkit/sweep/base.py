@@ -60,7 +60,8 @@ class BasePool:
         A model that cannot be given back as it was, or whose trial failed, is loaded again when it is next needed.
         """
         try:
-            yield Lent(self._lend, self._lend_inputs)
+            with _own_determinism():
+                yield Lent(self._lend, self._lend_inputs)
         except BaseException:
             self._held = self._inputs = None
             raise
@@ -86,6 +87,18 @@ class BasePool:
             self._inputs = key, self.read(config, method)
         kept = self._inputs[1]
         return replace(kept, pipeline=copy.copy(kept.pipeline))  # a trial sets attributes of its own
+
+
+@contextmanager
+def _own_determinism() -> Iterator[None]:
+    """``deterministic=true`` is for the whole process: one trial that asks for it does not decide for the next."""
+    algorithms, kernels = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warns)
+        torch.backends.cudnn.deterministic = kernels
 
 
 def _restored(held: _Held) -> bool:

@@ -14,6 +14,7 @@ from adapterkit.config.run import DataConfig, ModelConfig
 from adapterkit.registry import tasks
 from adapterkit.sweep.base import BasePool
 from adapterkit.train.inputs import read_inputs
+from adapterkit.train.seeds import seed_everything
 from tests.commandline import command
 from tests.training import short_run
 
@@ -107,6 +108,13 @@ def test_a_change_of_one_number_is_noticed(pool):
     with pool.lending() as lent:
         lent.load(ModelConfig(), TASK)
     assert pool.loads == 2
+
+
+def test_a_trial_decides_for_itself_whether_kernels_are_deterministic(pool):
+    with pool.lending():
+        seed_everything(0, deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_failed_trial_costs_its_base(pool):
