@@ -112,8 +112,8 @@ class AdaptedLayer(MergingLayer):
     def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         if not args and not kwargs and is_plain_linear(layer):
             if is_plain_inference():  # asked first, as nothing that is kept is to be traced
-                kept = self.view.kept
-                if isinstance(kept, KeptChain) and kept.serves(chain, x):
+                kept: KeptChain | None = self.view.kept
+                if kept is not None and kept.serves(chain, x):
                     return kept.apply(x, layer)
             kind = type(chain[0])
             if is_frozen(layer) and all(type(adapter) is kind for adapter in chain):
@@ -167,7 +167,8 @@ class AdaptedLayer(MergingLayer):
         return [slot[name] for name in names for slot in slots if name in slot]
 
     def remove(self, name: str) -> None:
-        """Forget adapter ``name``."""
+        """Forget adapter ``name``, and what was kept of it."""
+        self.view.kept = self.view.kept_rows = None
         for held in self.slots:
             if name in held:
                 del held[name]
@@ -176,8 +177,8 @@ class AdaptedLayer(MergingLayer):
         self, base: Callable[[Any], Any], x: Tensor, routes: Routes, others: Mapping[str, Any] | None = None
     ) -> Any:
         """Each row through its own adapter, and all rows through the base layer at once."""
-        rows = rows_of_adapters(self.slots, routes.fit(x.shape[0]), x, self.view.kept)
-        self.view.kept = rows if rows.is_kept else None
+        rows = rows_of_adapters(self.slots, routes.fit(x.shape[0]), x, self.view.kept_rows)
+        self.view.kept_rows = rows if rows.is_kept else None
         parts = rows.parts
         if others:
             inputs = [others if part.rows is None else rows_of(others, part.rows, len(x)) for part in parts]
@@ -190,9 +191,9 @@ class AdaptedLayer(MergingLayer):
         for part in parts:
             if part.turns_input:
                 turned = part.adapter.adapt_input(part.of(x)).to(x.dtype)  # autocast gives another type
-                inputs = part.put(turned, x.clone() if inputs is x else inputs)
+                inputs = part.put(turned, x.clone() if inputs is x and part.rows is not None else inputs)
         y = base(inputs)
-        if parts and not is_plain_linear(self.base_layer):
+        if parts and not is_plain_linear(self._modules["base_layer"]):  # type: ignore[arg-type]
             y = y.clone()  # whoever gave it may hold it
         for part in parts:
             with self._narrowed(part.rows, len(x)):

@@ -122,7 +122,7 @@ class RowsOfAdapters(Kept):
 
 
 def rows_of_adapters(slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor, kept: Any) -> RowsOfAdapters:
-    """The parts for a batch, from an earlier forward (`LayerView.kept`) if they are the same."""
+    """The parts for a batch, from an earlier forward (`LayerView.kept_rows`) if they are the same."""
     if type(kept) is RowsOfAdapters and kept.serves_rows(routes, x):
         return kept
     return RowsOfAdapters(slots, routes, x)

@@ -22,7 +22,7 @@ class LayerView:
     embedding_dim)`` for embeddings and ``(out, in / groups, *kernel)`` for convolutions.
     """
 
-    __slots__ = ("in_features", "inputs", "kept", "kind", "layer", "out_features", "transposed")
+    __slots__ = ("in_features", "inputs", "kept", "kept_rows", "kind", "layer", "out_features", "transposed")
 
     called: ClassVar[bool] = True
     """Whether the layer's call applies the weight, so that adapters see its input and output."""
@@ -31,6 +31,7 @@ class LayerView:
         self.layer: Any = layer
         self.inputs: Mapping[str, Tensor] = {}  # of the forward under way: `Selection.inputs`
         self.kept: Any = None  # what an accelerator (`LayerAdapter.fused`) keeps from one forward to the next
+        self.kept_rows: Any = None  # the same for rows of many adapters
         self.kind: Kind = kind_of(layer)
         self.transposed = self.kind == "linear" and is_transposed(layer)
         self.in_features, self.out_features = _sizes(layer, self.kind)

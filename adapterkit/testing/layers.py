@@ -178,6 +178,20 @@ class LayerLaws(AdapterCase):
             rows = [index for index, other in enumerate(ROWS) if other == name]
             self.close(routed[rows], self.alone(model, name, x[rows]))
 
+    @torch.no_grad()
+    def test_rows_of_frozen_adapters_follow_their_changes(self, layer: nn.Module) -> None:
+        model, x = self.adapted(layer, "a", "b").requires_grad_(False), self.inputs(layer)
+        for _ in range(2):
+            for _ in range(2):  # the second time with what the first one kept
+                routed = model(x, adapter_names=list(ROWS))
+            for name in ("a", "b"):
+                rows = [index for index, other in enumerate(ROWS) if other == name]
+                model.base_model.activate([name])  # which trains nothing
+                self.close(routed[rows], model(x[rows]))
+            for _, part in model.base_model.parts("a"):
+                for parameter in part.parameters():
+                    parameter.add_(0.1)
+
     def alone(self, model: PeftModel, name: str, x: Tensor) -> Tensor:
         """The output of one adapter, or of the base model."""
         if name == "__base__":

@@ -98,3 +98,29 @@ def test_adapters_that_are_loaded_cost_the_active_one_nothing(name):
     for number in range(4):
         model.add_adapter(f"other{number}", config)
     assert kernels(lambda: model.eval()(x_of(3))) == alone
+
+
+ONE_AFTER_ANOTHER = {"scale_shift"}
+"""Methods that have no `row_form`."""
+
+
+@pytest.mark.parametrize("name", methods_on_linear())
+@pytest.mark.parametrize("shape", [(12, 48), (12, 3, 48), (12, 40, 48)], ids=str)
+def test_rows_take_as_many_kernels_for_four_adapters_as_for_twelve(name, shape):
+    config, x = on_linear(name, ["layer"]), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    inputs = dict.fromkeys(config.forward_inputs, torch.zeros(12, dtype=torch.long))
+    model = get_peft_model(One(), config, "a0")
+    for number in range(1, 12):
+        model.add_adapter(f"a{number}", config)
+    model.requires_grad_(False).eval()
+
+    def routed(used: int) -> list[str]:
+        names = [f"a{row % used}" for row in range(12)]
+        with torch.no_grad():
+            model(x, adapter_names=names, **inputs)
+            return kernels(lambda: model(x, adapter_names=names, **inputs))
+
+    if name in ONE_AFTER_ANOTHER:
+        assert len(routed(4)) < len(routed(12))
+    else:
+        assert routed(4) == routed(12)
