@@ -96,14 +96,12 @@ class PeftModel(Saved):
         self._check_method(peft_config)
         config = self._with_heads(peft_config)
         options = {"low_cpu_mem_usage": low_cpu_mem_usage, "autocast_adapter_dtype": autocast_adapter_dtype}
-        prompt = None
+        prompt, is_first = None, not self.peft_config
         if config.is_prompt_learning:
             config, prompt = self._make_prompt(config, adapter_name, empty=low_cpu_mem_usage)
-        config = self.base_model.add(adapter_name, config, **options)
+        config = self.base_model.add(adapter_name, config, trainable=is_first, **options)
         if prompt is not None:
-            self.prompt_encoder[adapter_name] = prompt.requires_grad_(not config.inference_mode)
-        if len(self.peft_config) > 1:
-            self.set_requires_grad(adapter_name, False)
+            self.prompt_encoder[adapter_name] = prompt.requires_grad_(is_first and not config.inference_mode)
 
     def _check_method(self, config: PeftConfig) -> None:
         others = {other.peft_type for other in self.peft_config.values()}

@@ -16,12 +16,12 @@ from tqdm.auto import tqdm
 from adapterkit import replication
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import StateError, did_you_mean
+from adapterkit.gradients import Gradients
 from adapterkit.making import Maker
 from adapterkit.nn import storage
-from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import SLOTS, AdaptedLayer
-from adapterkit.nn.module import modules_in, set_training
+from adapterkit.nn.module import set_training
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
@@ -39,6 +39,7 @@ class Tuner(nn.Module):
         self.selection: Selection = Selection()
         self.configs: dict[str, PeftConfig] = {}
         self.schedules = Schedules(self)
+        self.gradients = Gradients(self)
         self.adopted: list[str] = []
         """Adapters that were in the model already, and whose configs are not known."""
 
@@ -111,6 +112,7 @@ class Tuner(nn.Module):
         *,
         autocast_adapter_dtype: bool = True,
         low_cpu_mem_usage: bool = False,
+        trainable: bool = True,
     ) -> PeftConfig:
         """Make adapter ``name``. Nothing is changed if a target is wrong.
 
@@ -119,6 +121,7 @@ class Tuner(nn.Module):
             config: what to make; copied, not kept.
             autocast_adapter_dtype: keep the adapter in float32 where the base is in a half type.
             low_cpu_mem_usage: make the adapter on the meta device, to be filled by loading.
+            trainable: whether it receives gradients, if the config does not say that it is for inference only.
 
         Returns:
             the config as it was honoured, with the targets that really matched.
@@ -147,7 +150,7 @@ class Tuner(nn.Module):
                 layer.slot(slot)._modules[name] = part
         self._copy(name, saved, following)
         self.configs[name] = config
-        if config.inference_mode:
+        if config.inference_mode or not trainable:
             self.set_trainable(name, False)
         return config
 
@@ -196,6 +199,7 @@ class Tuner(nn.Module):
         """Remove what an adapter has at one layer, which is put back as it was if nothing is left there."""
         layer = self.layers[target]
         layer.remove(name)
+        self.gradients.forget(name)
         if not layer.names():
             self._put(target, self.layers.pop(target).base_layer)
 
@@ -218,6 +222,7 @@ class Tuner(nn.Module):
                 self._modules_by_name = None
         self.configs.pop(name, None)
         self.schedules.forget(name)
+        self.gradients.forget(name)
         self.adopted = [n for n in self.adopted if n != name]
         self.selection.active = tuple(n for n in self.selection.active if n != name)
 
@@ -269,14 +274,7 @@ class Tuner(nn.Module):
 
     def set_trainable(self, name: str, trainable: bool) -> None:
         """Whether the adapter's parameters receive gradients."""
-        for _, part in self.parts(name):
-            for module in modules_in(part):
-                for parameter in module._parameters.values():
-                    if parameter is not None and parameter.requires_grad is not trainable:
-                        parameter.requires_grad = trainable and parameter.is_floating_point()
-            if trainable and isinstance(part, Adapter):
-                for fixed in part.fixed:
-                    fixed.requires_grad = False
+        self.gradients.switch(name, trainable)
 
     def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> None:
         """Advance the active adapters' schedules, under PEFT's name; see `Schedules.advance`."""
@@ -356,7 +354,8 @@ class Tuner(nn.Module):
         for target, copied in self.copies.items():
             self._put(target, copied._of(chosen) if merge else copied.original_module)
         self.layers, self.copies, self.configs, self.adopted = {}, {}, {}, []
-        self.selection, self.schedules, self._modules_by_name = Selection(), Schedules(self), None
+        self.selection, self.schedules, self.gradients = Selection(), Schedules(self), Gradients(self)
+        self._modules_by_name = None
         if merge:
             replication.keep(self.model)
             storage.leave_dense(self.model)

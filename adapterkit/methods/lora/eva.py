@@ -248,6 +248,7 @@ def _take(tuner: Any, adapter_name: str, config: LoraConfig, found: Mapping[str,
         "alpha_pattern": {target: alpha for target, alpha in alphas.items() if alpha != config.lora_alpha},
     }
     tuner.configs[adapter_name] = config.model_copy(update=changes)
+    tuner.gradients.forget(adapter_name)
 
 
 def _start_with(layer: Any, name: str, config: LoraConfig, first: Tensor, alpha: float) -> None:
