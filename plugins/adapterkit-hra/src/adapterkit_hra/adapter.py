@@ -18,7 +18,6 @@ import math
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -54,14 +53,18 @@ class HraAdapter(LayerAdapter):
             self.hra_u[:, 1 : 2 * pairs : 2] = self.hra_u[:, 0 : 2 * pairs : 2]
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """``U T`` and ``U``, each ``(in_features, r)``, so that the product of all reflections is ``I - U T U^T``."""
+        """``(U T)^T`` and ``U^T``, each ``(r, in_features)``: the product of all reflections is ``I - U T U^T``.
+
+        Columns need no length of 1 for that: with ``T^{-1} = striu(U^T U) + diag(U^T U) / 2`` their lengths cancel.
+        """
         u = self.hra_u if self.hra_u.element_size() >= 4 else self.hra_u.float()  # the solvers know no half types
         if self.orthogonal:
-            q = torch.linalg.qr(u).Q
+            q = torch.linalg.qr(u).Q.T
             return 2 * q, q
-        u = F.normalize(u, dim=0)
-        inverse = torch.triu(u.T @ u, 1) + 0.5 * torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
-        return torch.linalg.solve_triangular(inverse, u, upper=True, left=False), u
+        rows = u.T.contiguous()  # so laid out, the products with long sums are the fast ones
+        eye = torch.eye(len(rows), dtype=u.dtype, device=u.device)
+        inverse = torch.tril(rows @ rows.T) * (1 - eye / 2) + eye * 1e-30  # no reflection by a column of zeros
+        return torch.linalg.solve_triangular(inverse, rows, upper=False), rows
 
     @override
     def adapt_input(self, x: Tensor) -> Tensor:
@@ -69,11 +72,11 @@ class HraAdapter(LayerAdapter):
             return x
         ut, u = (factor.to(x.dtype) for factor in self._factors())
         rows = x.reshape(-1, x.shape[-1])
-        return torch.addmm(rows, rows @ u, ut.T, alpha=-1).view(x.shape)
+        return torch.addmm(rows, rows @ u.T, ut, alpha=-1).view(x.shape)
 
     @override
     def row_form(self, dtype: torch.dtype) -> RowForm:
-        ut, u = (factor.to(dtype).T.contiguous() for factor in self._factors())  # (r, in_features)
+        ut, u = (factor.to(dtype) for factor in self._factors())
         return RowForm((u, -ut), on_input=_rows_turned, has_ranks=True)
 
     @override
@@ -81,8 +84,8 @@ class HraAdapter(LayerAdapter):
         if not self.kernel:
             return y
         ut, u = self._factors()
-        filters = u.T.reshape(u.shape[1], -1, *self.kernel)  # (r, in, *kernel)
-        weights = self.layer.weight.to(ut.dtype).flatten(1) @ ut  # (out, r)
+        filters = u.reshape(len(u), -1, *self.kernel)  # (r, in, *kernel)
+        weights = self.layer.weight.to(ut.dtype).flatten(1) @ ut.T  # (out, r)
         hidden = self.layer.apply(x, filters.to(x.dtype))
         weights = weights.reshape(*weights.shape, *[1] * len(self.kernel))
         return y - self.layer.pointwise(hidden, weights.to(hidden.dtype), None).to(y.dtype)
@@ -91,7 +94,7 @@ class HraAdapter(LayerAdapter):
     def adapt_weight(self, weight: Tensor) -> Tensor:
         ut, u = (factor.to(weight.dtype) for factor in self._factors())
         turned = self.layer.weight.to(weight.dtype) if self.kernel else weight  # what the output is computed from
-        return weight - (turned.flatten(1) @ ut @ u.T).reshape(weight.shape)
+        return weight - (turned.flatten(1) @ ut.T @ u).reshape(weight.shape)
 
 
 def _rows_turned(x: Tensor, u: Tensor, change: Tensor) -> Tensor:
