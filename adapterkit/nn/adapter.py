@@ -149,8 +149,7 @@ class LayerAdapter(Adapter):
     def low_rank(self) -> LowRank | None:
         """All that the adapter does now, where that is ``y + scaling * outer (inner x)`` in the type of ``x``; else
         None, as while it drops something in training. Optional, an accelerator: it is computed and merged without
-        matrices of the output's and the weight's size, and rows of many adapters are computed at once.
-        """
+        matrices of the output's and the weight's size, and rows of many adapters are computed at once."""
         return None
 
     def row_form(self, dtype: torch.dtype) -> RowForm | None:
@@ -162,9 +161,10 @@ class LayerAdapter(Adapter):
     def tied(self, layer: LayerView) -> LayerAdapter:
         """The adapter that makes of an output layer, which has the weight of this one's embedding, what this one makes
         of the embedding. Optional; it has no parameters of its own."""
-        raise CapabilityError(
-            f"{type(self).__name__} states no change of an output layer that is tied to its embedding"
-        )
+        raise CapabilityError(f"{type(self).__name__} states no change of an output layer tied to its embedding")
+
+    reads_weight: bool = False
+    """Whether the `row_form` depends on the layer's weight."""
 
     is_method: ClassVar[bool] = True
     """False for what stands beside a method's adapter: a trained bias, trained rows of an embedding."""
@@ -195,9 +195,7 @@ class LayerAdapter(Adapter):
         combined = {}
         for key, tensor in self.tensors().items():
             if any(state[key].shape != tensor.shape for state in states):
-                raise CapabilityError(
-                    f"{key}: {how.kind} needs adapters of one shape: {[s[key].shape for s in states]}"
-                )
+                raise CapabilityError(f"{key}: {how.kind} needs one shape, not {[s[key].shape for s in states]}")
             combined[key] = how.combine([state[key] for state in states], weights)
         self.load_tensors(combined)
 

@@ -81,11 +81,12 @@ class RowsOfAdapters(Kept):
     def __init__(self, slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor) -> None:
         self.routes, self.dtype = routes, _dtype(x)
         chain: list[Any] = [slot._modules[name] for slot in slots for name in routes.rows if name in slot._modules]
-        self.is_kept = is_plain_call() and can_be_kept(chain, x)
+        watched = [*chain, *{adapter.layer.layer for adapter in chain if adapter.reads_weight}]
+        self.is_kept = is_plain_call() and can_be_kept(watched, x)
         if not self.is_kept:
             self.parts = [part for slot in slots for part in self._parts(slot, x)]
             return
-        self.sources = Sources(chain)
+        self.sources = Sources(watched)
         self.sources.watch((slot._modules, name) for slot in slots for name in routes.rows)
         with torch.inference_mode(False), torch.no_grad():  # whoever uses it later may want gradients
             self.parts = [part for slot in slots for part in self._parts(slot, x)]

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.methods.lora import activated, blocks, combine, fused, grouped, init, limits, minor, start, tied
+from adapterkit.methods.lora import activated, blocks, combine, fused, grouped, init, limits, minor, rows, start, tied
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.dropout import seeded_dropout
-from adapterkit.nn.forms import LowRank
+from adapterkit.nn.forms import LowRank, RowForm
 from adapterkit.nn.module import Module
 from adapterkit.nn.view import LayerView
 
@@ -72,6 +72,7 @@ class LoraAdapter(LayerAdapter):
         usual = self.casts_factors and not self.is_activated and self.group == 1 and self.blocks == (1, 1)
         self.is_plain = layer.kind == "linear" and usual and not config.lora_bias
         start.begin(self, config)
+        self.reads_weight = config.use_dora
         if config.use_dora:
             self.lora_magnitude_vector = nn.Parameter(self._start_magnitude())  # (out_features,), or (1, out, 1...)
 
@@ -176,10 +177,16 @@ class LoraAdapter(LayerAdapter):
         dropped = self.dropout and self.training
         if not self.is_plain or dropped or "lora_magnitude_vector" in self._parameters:
             return None
-        if self.awaits_data:
-            self._require_start()
+        self._require_start()
         a, b = fused.factors(self)
         return LowRank(b, a, self.scaling)
+
+    @override
+    def row_form(self, dtype: torch.dtype) -> RowForm | None:
+        if not self.reads_weight:
+            return super().row_form(dtype)
+        dropped = self.dropout and self.training
+        return None if dropped or not self.is_plain else rows.form_of_dora(self, dtype)
 
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
