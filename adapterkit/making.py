@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +99,7 @@ class Maker:
         """The adapters for every spot, made but not yet put in place: slot of `AdaptedLayer` -> target -> adapter."""
         implementation: type[LayerAdapter] = config.adapter_class()
         if meta or all(spot.view.device == _META for spot in spots):
-            with _META:
+            with nullcontext() if torch.get_default_device() == _META else _META:  # a second one costs as the first
                 made = [implementation(config.at(spot.name), spot.view) for spot in spots]
         else:
             seed, made = torch.initial_seed(), []
@@ -141,13 +141,14 @@ class Maker:
 
 def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:
     """The adapter on its layer's device, in float32 unless the base is in float64 or ``half`` is wanted."""
-    device, dtype = view.device, view.dtype
+    dtype = view.dtype
     if not half and dtype != torch.float64:
         dtype = torch.float32
     for module in modules_in(adapter):
-        for tensor in module._parameters.values():
-            if tensor is not None and (tensor.dtype != dtype or tensor.device not in (device, _META)):
-                return adapter.to(dtype) if tensor.is_meta else adapter.to(device=device, dtype=dtype)
+        for tensor in (tensor for tensor in module._parameters.values() if tensor is not None):
+            device = tensor.device
+            if tensor.dtype != dtype or (device != _META and device != view.device):
+                return adapter.to(dtype) if device == _META else adapter.to(device=view.device, dtype=dtype)
     return adapter
 
 

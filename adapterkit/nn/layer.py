@@ -15,6 +15,7 @@ from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.block import call_block, in_call, rows_of
 from adapterkit.nn.kept import KeptChain, is_plain_inference
 from adapterkit.nn.merged import MergingLayer
+from adapterkit.nn.module import ModuleDict
 from adapterkit.nn.parameters import as_stored, changed_parameters
 from adapterkit.nn.plain import is_frozen, is_plain_linear
 from adapterkit.nn.routing import Part, rows_of_adapters
@@ -62,7 +63,7 @@ class AdaptedLayer(MergingLayer):
         """One of `SLOTS`, made if need be."""
         slot: Any = self._modules.get(name)
         if slot is None:
-            self._modules[name] = slot = nn.ModuleDict()
+            self._modules[name] = slot = ModuleDict()
             slot.training = self.training
         return slot  # type: ignore[no-any-return]
 

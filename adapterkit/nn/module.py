@@ -62,6 +62,10 @@ for _name in _HOOKS:
     setattr(Module, _name, _Hooks(_name))
 
 
+class ModuleDict(Module, nn.ModuleDict):
+    """PyTorch's, made as `Module` is: empty."""
+
+
 def modules_in(root: nn.Module) -> list[nn.Module]:
     """``root`` and every module inside it: `torch.nn.Module.modules` without its layers of generators."""
     found: list[Any] = [root]

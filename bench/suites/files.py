@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.contenders import NAMES, forward, load, load_all, silent
+from bench.contenders import NAMES, forward, load, load_all, module, silent
 from bench.models import build, check_equal, inputs, write_lora
 from bench.rows import OURS, PEFT, Goal, Row, tried
 from bench.timing import Runner, Times
@@ -32,8 +32,8 @@ def rows(runner: Runner) -> Iterator[Row]:
 
 def _one(runner: Runner, root: Path) -> Iterator[Row]:
     def from_pretrained(name: str) -> float:
-        base = build(MODEL)
-        return runner.timed(lambda: load(name, base, root / "a0"))
+        base, library = build(MODEL), module(name)
+        return runner.timed(lambda: library.PeftModel.from_pretrained(base, root / "a0"))
 
     works: dict[str, Any] = {name: lambda name=name: from_pretrained(name) for name in NAMES}
     works["floor"] = lambda: runner.timed(lambda: _read(root / "a0" / "adapter_model.safetensors"))
