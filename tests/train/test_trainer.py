@@ -14,6 +14,7 @@ from transformers import (
     BertForSequenceClassification,
     LlamaConfig,
     T5ForConditionalGeneration,
+    Trainer,
 )
 
 from adapterkit.config.run import RunConfig
@@ -115,3 +116,18 @@ def test_the_best_checkpoint_is_the_result(tmp_path: Path, monkeypatch: pytest.M
     found = trained(tmp_path)
     assert all(torch.equal(found[name], best[name]) for name in best)
     assert any(not torch.equal(found[name], last[name]) for name in last)
+
+
+@pytest.mark.parametrize("task", ["seq_cls", "causal_lm"])
+def test_what_is_counted_and_padded_the_short_way_is_what_the_libraries_give(tmp_path: Path, task: str) -> None:
+    trainer = trainer_of(short_run(task), tmp_path)
+    tokenizer, rows = trainer.pipeline.tokenizer, [trainer.train_dataset[index] for index in range(5)]
+    batch = trainer.pipeline.batch(rows)
+    for _ in range(2):
+        assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0
+    assert trainer.floating_point_ops({}) == 0
+    names = [name for name in tokenizer.model_input_names if name in batch]
+    wanted = tokenizer.pad({name: [row[name] for row in rows] for name in names}, return_tensors="pt")
+    for name in names:
+        assert batch[name].dtype == wanted[name].dtype
+        assert torch.equal(batch[name], wanted[name])
