@@ -8,7 +8,6 @@ some optimizers write to them without PyTorch's noticing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -16,43 +15,37 @@ from torch import Tensor, nn
 
 from adapterkit.nn.module import modules_in
 
-_address, _version, _is_trained = Tensor.data_ptr, attrgetter("_version"), attrgetter("requires_grad")
-
 
 class Sources:
     """The tensors, scales and modes of some adapters, as they were.
 
     A tensor is the same if it is the same object at the same place, lies where it lay, was not written to and is not
     trained. A write through ``.data`` is the one change that is not noticed; ``.copy_()`` under `torch.no_grad` and
-    `load_state_dict` are. Everything is looked at by functions of C, as a batch may have a hundred adapters.
+    `load_state_dict` are.
     """
 
-    __slots__ = ("_addresses", "_aliases", "_holders", "_names", "_tensors", "_values", "_versions")
+    __slots__ = ("_aliases", "_places", "_tensors")
 
     def __init__(self, adapters: Iterable[nn.Module]) -> None:
-        self._holders: list[dict[str, Any]] = []
-        self._names: list[str] = []
-        self._values: list[Any] = []
+        self._places: list[tuple[dict[str, Any], str, Any]] = []
         self.watch(place for adapter in adapters for place in _places(adapter))
-        self._tensors = [value for value in self._values if isinstance(value, Tensor)]
-        self._aliases = [tensor.detach() for tensor in self._tensors]  # alive: nothing else takes their addresses
-        self._addresses, self._versions = list(map(_address, self._tensors)), sum(map(_version, self._tensors))
+        tensors = [value for _, _, value in self._places if isinstance(value, Tensor)]
+        self._tensors = [(tensor, tensor._version, tensor.data_ptr()) for tensor in tensors]
+        self._aliases = [tensor.detach() for tensor in tensors]  # alive: nothing else takes their addresses
 
     def watch(self, places: Iterable[tuple[Any, str]]) -> None:
-        """Look at what else stands under these names of these dicts, too."""
-        for holder, name in places:
-            self._holders.append(holder)
-            self._names.append(name)
-            self._values.append(holder.get(name))
+        """Look at what stands under these names of these dicts, too."""
+        self._places += [(holder, name, holder.get(name)) for holder, name in places]
 
     def are_same(self) -> bool:
         """Whether nothing has changed."""
-        return (
-            all(map(is_, map(dict.get, self._holders, self._names), self._values))
-            and sum(map(_version, self._tensors)) == self._versions  # each only grows
-            and list(map(_address, self._tensors)) == self._addresses
-            and not any(map(_is_trained, self._tensors))
-        )
+        for holder, name, value in self._places:
+            if holder.get(name) is not value:
+                return False
+        for tensor, version, address in self._tensors:
+            if tensor._version != version or tensor.data_ptr() != address or tensor.requires_grad:
+                return False
+        return True
 
 
 def _places(adapter: nn.Module) -> Iterable[tuple[dict[str, Any], str]]:

@@ -90,7 +90,7 @@ class AdaptedLayer(MergingLayer):
         if self.merged_adapters:
             return self._forward_merged(args, kwargs)
         if selection.enabled:
-            if self.uses("parameter_adapters"):
+            if modules.get("parameter_adapters"):
                 return self._forward_changed(args, kwargs)
             if self.view.kind == "other":
                 return call_block(layer, self._change, args, kwargs)
