@@ -233,14 +233,10 @@ def suffixes(chosen: Sequence[str], modules: Modules) -> str | list[str]:
     Where no list does, because a name is the end of another module's, a regular expression.
     """
     wanted = set(chosen)
-    by_last: dict[str, list[str]] = {}
-    for name in modules:
-        by_last.setdefault(name.rpartition(".")[2], []).append(name)
-    result: dict[str, None] = {}
-    for name in chosen:
-        last = name.rpartition(".")[2]
-        others = [other for other in by_last[last] if other not in wanted]
-        if any(other.endswith(f".{name}") for other in others):
-            return "|".join(re.escape(name) for name in sorted(wanted))
-        result[name if others or last.isdigit() else last] = None
-    return sorted(result)
+    lasts = {name: name.rpartition(".")[2] for name in chosen}
+    alike = set(lasts.values())
+    others = [name for name in modules if name not in wanted and name.rpartition(".")[2] in alike]
+    ends = {end for other in others for end in _ends(other)}
+    if not wanted.isdisjoint(ends):
+        return "|".join(re.escape(name) for name in sorted(wanted))
+    return sorted({name if last in ends or last.isdigit() else last for name, last in lasts.items()})

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 _ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 
@@ -42,8 +43,31 @@ def kernels(work: Callable[[], Any]) -> list[str]:
     return counted.names
 
 
+class Allocations(TorchDispatchMode):
+    """The most numbers in one tensor that the operations within the block made, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {_memory(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(result) if isinstance(t, Tensor) and _memory(t) not in given]
+        self.largest = max([self.largest, *(tensor.numel() for tensor in made)])
+        return result
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def saved(work: Callable[[], Any], own: nn.Module) -> list[Tensor]:
-    """The tensors that ``work`` keeps for backward, one for each piece of memory, less the parameters of ``own``."""
+    """The tensors that ``work`` keeps for backward, one for each piece of memory, less the parameters of ``own``.
+
+    ``work`` returns the tensor from which backward starts: what functions of their own keep past PyTorch's knowledge is
+    found along its graph.
+    """
     known = {p.untyped_storage().data_ptr() for p in [*own.parameters(), *own.buffers()]}
     found: dict[int, Tensor] = {}
 
@@ -55,8 +79,22 @@ def saved(work: Callable[[], Any], own: nn.Module) -> list[Tensor]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = work()
-    del result
+    for node in _nodes(result.grad_fn):
+        for tensor in tree_leaves(getattr(node, "__dict__", {})):
+            if isinstance(tensor, Tensor):
+                keep(tensor)
     return list(found.values())
+
+
+def _nodes(start: Any) -> set[Any]:
+    """The nodes of a graph for backward."""
+    found, waiting = set(), [start]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+    return found
 
 
 def saved_bytes(work: Callable[[], Any], own: nn.Module) -> int:
@@ -109,20 +147,23 @@ class Visits:
         found.update({name: count for name, count in self.counts.items() if count})
 
 
-def calls(work: Callable[[], Any]) -> int:
-    """How many functions ``work`` calls, Python's and C's."""
+def steps(work: Callable[[], Any]) -> int:
+    """How many instructions of Python ``work`` takes: every loop counts, whatever it calls."""
     count = 0
 
-    def note(frame: Any, event: str, arg: Any) -> None:
+    def note(frame: Any, event: str, arg: Any) -> Any:
         nonlocal count
-        count += event in ("call", "c_call")
+        count += event == "opcode"
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return note
 
+    before = sys.gettrace()
     gc.collect()
     gc.disable()  # what it would call is nobody's work
-    sys.setprofile(note)
+    sys.settrace(note)
     try:
         work()
     finally:
-        sys.setprofile(None)
+        sys.settrace(before)
         gc.enable()
     return count

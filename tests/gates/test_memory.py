@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adapterkit import LoraConfig, get_peft_model
-from tests.gates.counting import saved, saved_bytes
+from tests.gates.counting import Allocations, saved, saved_bytes
 from tests.gates.installed import methods_on_linear, on_linear
 
 IN, OUT, R, ROWS = 144, 176, 4, 24
@@ -65,3 +65,16 @@ def test_no_method_keeps_a_tensor_of_the_weights_shape(name):
     x = torch.randn(ROWS, IN, requires_grad=True)
     large = [tuple(tensor.shape) for tensor in saved(lambda: model(x), model) if tensor.numel() == IN * OUT]
     assert bool(large) == (name in NEEDS_THE_WEIGHTS_SHAPE), f"{name} keeps {large}: give the reason, if there is one"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merging_makes_no_tensor_of_the_weights_shape(dtype):
+    def largest(**options: bool) -> int:
+        wide = nn.Sequential(nn.Linear(512, 1024, dtype=dtype))
+        model = get_peft_model(wide, LoraConfig(target_modules=["0"], init_lora_weights=False))
+        with Allocations() as made:
+            model.merge_and_unload(**options)
+        return made.largest
+
+    assert largest() <= 512 * 1024 // 4
+    assert largest(safe_merge=True) == 512 * 1024, "the old weight is kept, so that a merge can be refused"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit import LoraConfig, PeftModel, get_peft_model
-from tests.gates.counting import Visits, calls
+from tests.gates.counting import Visits, steps
 
 
 class Pair(nn.Module):
@@ -110,6 +110,16 @@ def test_nothing_else_walks(operation, tmp_path):
     assert not outside_adapters(found)
 
 
+@pytest.mark.parametrize("operation", [_load, _save, _switch, _freeze, _disable, _route, _combine])
+def test_nothing_goes_through_the_adapters_that_a_layer_has(operation, tmp_path):
+    model = wrapped()
+    model.save_pretrained(tmp_path)
+    visits = base_of(model)
+    with visits.of() as found:
+        operation(model, tmp_path)
+    assert not [name for name in found if name.endswith(".adapters")]
+
+
 def test_a_walk_is_noticed():
     model = wrapped()
     visits = base_of(model)
@@ -136,14 +146,14 @@ def test_the_nth_adapter_is_as_much_work_as_the_second(operation, tmp_path):
         if operation in ("switch", "disable"):
             model.add_adapter(f"a{number}", config())
             model.set_adapter("a0")
-        counts.append(calls(lambda name=f"a{number}": work(model, name, tmp_path)))
+        counts.append(steps(lambda name=f"a{number}": work(model, name, tmp_path)))
     assert max(counts[1:]) <= 1.05 * min(counts[1:]), counts  # names are looked up among more
 
 
 def test_work_grows_in_line_with_the_layers():
     def work(layers: int) -> int:
         model = nn.ModuleList(Pair() for _ in range(layers))
-        return calls(lambda: get_peft_model(model, config()))
+        return steps(lambda: get_peft_model(model, config()))
 
     few, more, many = work(10), work(20), work(40)
     assert many - more <= 2.05 * (more - few), (few, more, many)
