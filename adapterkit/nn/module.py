@@ -16,6 +16,7 @@ _FLAGS = [(name, value) for name, value in _NEW.items() if not isinstance(value,
 
 _put = object.__setattr__
 _REGISTERED = (nn.Module, Tensor)
+_PLAIN = frozenset({bool, int, float, str, tuple})
 
 
 class _Hooks:
@@ -47,15 +48,12 @@ class Module(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__
-        if isinstance(value, _REGISTERED) or "_modules" not in own or self._registers(name):
+        if "_modules" not in own or (type(value) not in _PLAIN and isinstance(value, _REGISTERED)):
             super().__setattr__(name, value)
+        elif name in own["_parameters"] or name in own["_buffers"] or name in own["_modules"]:
+            super().__setattr__(name, value)  # what may take its place is PyTorch's to say
         else:
             _put(self, name, value)
-
-    def _registers(self, name: str) -> bool:
-        """Whether the name is that of a parameter, buffer or module: what may take its place is PyTorch's to say."""
-        own = self.__dict__
-        return name in own["_parameters"] or name in own["_buffers"] or name in own["_modules"]
 
 
 for _name in _HOOKS:

@@ -49,6 +49,8 @@ class LoraAdapter(LayerAdapter):
 
     kinds = frozenset({"linear", "embedding", "conv", "stack"})
     combination = "svd"
+    lora_A: Factor
+    lora_B: Factor
     lora_embedding_A: nn.Parameter
     lora_embedding_B: nn.Parameter
     lora_magnitude_vector: nn.Parameter
@@ -93,14 +95,16 @@ class LoraAdapter(LayerAdapter):
             if r % groups:
                 raise CapabilityError(f"r={r} is no multiple of the convolution's {groups} groups")
         inputs, ranks = layer.in_features // (self.group * self.blocks.a), r // (groups * self.blocks.b)
-        self.lora_A = Factor(r, inputs, *kernel)  # (r, in_features / group / blocks, *kernel)
-        self.lora_B = Factor(layer.out_features, ranks, *ones, bias=bias)  # (out_features, r / groups / blocks, 1...)
+        own = self._modules  # the short way again
+        own["lora_A"] = Factor(r, inputs, *kernel)  # (r, in_features / group / blocks, *kernel)
+        own["lora_B"] = Factor(layer.out_features, ranks, *ones, bias=bias)  # (out_features, r / groups / blocks, 1...)
 
     def factors(self) -> init.Factors:
         """``A, B`` by whatever names the kind of layer gives them."""
         if self.layer.kind == "embedding":
             return self.lora_embedding_A, self.lora_embedding_B
-        return self.lora_A.weight, self.lora_B.weight
+        own: Any = self._modules
+        return own["lora_A"].weight, own["lora_B"].weight
 
     def _spread(self) -> init.Factors:
         """``A (r, in_features...)`` and ``B (out_features, r...)`` where they are stored in parts."""
