@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.nn.module import modules_in
+from adapterkit.nn.plain import is_plain_linear
+from adapterkit.nn.selection import Selection
 
 
 class Sources:
@@ -75,14 +77,29 @@ class KeptChain(Kept):
         takes: the type of the inputs that it is for; None if more than that decides, so that the layer asks again.
     """
 
-    __slots__ = ("chain", "takes")
+    __slots__ = ("chain", "names", "places", "takes")
 
     def __init__(self, chain: Sequence[nn.Module], takes: torch.dtype | None) -> None:
         self.chain, self.takes, self.sources = list(chain), takes, Sources(chain)
+        self.names: Sequence[str] | None = None
+        self.places: list[tuple[dict[str, Any], str, Any]] = []
 
-    def serves(self, chain: Sequence[nn.Module], x: Tensor) -> bool:
-        """Whether `apply` does what ``chain`` does to ``x``, if `is_plain_inference`."""
-        return x.dtype is self.takes and chain == self.chain and self.sources.are_same()
+    def bind(self, names: Sequence[str], slots: Iterable[nn.ModuleDict]) -> None:
+        """Take ``chain`` for what the adapters of these names have in a layer's slots."""
+        if names != self.names:
+            held: Any = [slot._modules for slot in slots]
+            self.names, self.places = names, [(slot, name, slot.get(name)) for slot in held for name in names]
+
+    def serves(self, selection: Selection, layer: Any, x: Tensor) -> bool:
+        """Whether `apply` does to ``x`` what the selected adapters do around a ``layer`` that has none merged."""
+        if selection.active != self.names or selection.routes is not None or not selection.enabled:
+            return False
+        if x.dtype is not self.takes or not is_plain_linear(layer):
+            return False
+        for slot, name, adapter in self.places:
+            if slot.get(name) is not adapter:
+                return False
+        return self.sources.are_same()
 
     def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """The adapted layer's output, for ``x (..., in)``."""
@@ -91,7 +108,7 @@ class KeptChain(Kept):
 
 def is_plain_inference() -> bool:
     """`is_plain_call`, without gradients."""
-    return is_plain_call() and not torch.is_grad_enabled()
+    return not torch.is_grad_enabled() and is_plain_call()
 
 
 def is_plain_call() -> bool:

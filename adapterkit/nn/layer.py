@@ -65,6 +65,7 @@ class AdaptedLayer(MergingLayer):
         if slot is None:
             self._modules[name] = slot = ModuleDict()
             slot.training = self.training
+            self.view.kept = self.view.kept_rows = None  # which do not know of it
         return slot  # type: ignore[no-any-return]
 
     def uses(self, slot: str) -> bool:
@@ -85,6 +86,15 @@ class AdaptedLayer(MergingLayer):
         return self.slot(name) if name in SLOTS else getattr(self.base_layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and is_plain_inference():  # asked first: nothing that is kept is to be traced
+            kept: KeptChain | None = self.view.kept
+            if kept is not None and not self.merged_adapters:
+                layer: Any = self._modules["base_layer"]
+                if kept.serves(self.selection, layer, args[0]):
+                    return kept.apply(args[0], layer)
+        return self._forward(*args, **kwargs)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
         modules, selection = self._modules, self.selection
         layer: Any = modules["base_layer"]
         if self.merged_adapters:
@@ -112,20 +122,22 @@ class AdaptedLayer(MergingLayer):
 
     def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         if not args and not kwargs and is_plain_linear(layer):
-            if is_plain_inference():  # asked first, as nothing that is kept is to be traced
-                kept: KeptChain | None = self.view.kept
-                if kept is not None and kept.serves(chain, x):
-                    return kept.apply(x, layer)
             kind = type(chain[0])
             if is_frozen(layer) and all(type(adapter) is kind for adapter in chain):
                 y = kind.fused(chain, layer, x)
                 if y is not None:
+                    self._bind_kept()
                     return y
 
         def base(x: Any) -> Any:
             return layer(x, *args, **kwargs)
 
         return wrap(chain, base, x)
+
+    def _bind_kept(self) -> None:
+        """What a forward has left is for the adapters that are active now."""
+        if is_plain_inference() and self.view.kept is not None:
+            self.view.kept.bind(self.selection.active, self.slots)
 
     def _forward_routed(self, routes: Routes, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         def base(x: Any) -> Any:
