@@ -257,9 +257,10 @@ def _embedding_keys(model: nn.Module) -> list[str]:
 
 def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str]:
     """Those of ``keys`` that name a bias under a second name: one that adapter ``name`` trains where it is added."""
-    keys, tuner = list(keys), tuner_of(model)
-    trained = {id(layer.base_layer._parameters.get("bias")) for layer in tuner.layers.values() if name in layer.biases}
-    own = dict(tuner.model.named_parameters(remove_duplicate=False)) if keys else {}
+    tuner = tuner_of(model)
+    layers = [layer for layer in tuner.layers.values() if layer.uses("biases") and name in layer.biases]
+    trained = {id(layer.base_layer._parameters.get("bias")) for layer in layers}
+    own = dict(tuner.model.named_parameters(remove_duplicate=False)) if trained else {}
     return [key for key in keys if key in own and id(own[key]) in trained]
 
 

@@ -110,7 +110,7 @@ def _method(module: AdaptedLayer | CopiedLayer) -> str:
     if isinstance(module, CopiedLayer):
         return "modules_to_save"
     kinds = {type(part).__name__.removesuffix("Adapter").lower() for part in module.adapters.values()}
-    return "+".join(sorted(kinds)) or ("trainable_tokens" if len(module.tokens) else "bias")
+    return "+".join(sorted(kinds)) or ("trainable_tokens" if module.uses("tokens") else "bias")
 
 
 def _parameters(parts: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -117,7 +117,8 @@ class MergingLayer(Module):
 
     def _merged(self, names: Sequence[str]) -> dict[str, Tensor]:
         """The base layer's parameters with adapters folded in, exact, in the orientation in which they are stored."""
-        held: list[Any] = [self.parameter_adapters[name] for name in names if name in self.parameter_adapters]
+        slot: Any = self.parameter_adapters if self.uses("parameter_adapters") else {}
+        held: list[Any] = [slot[name] for name in names if name in slot]
         if held:
             return changed_parameters(held, exact=True)
         weight, bias = merged_parameters(self.chain(names), self.view)

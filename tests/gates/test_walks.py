@@ -110,6 +110,24 @@ def test_nothing_else_walks(operation, tmp_path):
     assert not outside_adapters(found)
 
 
+def _describe(model, root):
+    model.get_layer_status()
+
+
+def _merge(model, root):
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+@pytest.mark.parametrize("operation", [_load, _save, _switch, _freeze, _disable, _route, _combine, _describe, _merge])
+def test_no_layer_is_given_what_it_does_not_use(operation, tmp_path):
+    """A layer with adapters and nothing else takes the shortest way through its forward."""
+    model = wrapped()
+    model.save_pretrained(tmp_path)
+    operation(model, tmp_path)
+    assert {tuple(layer._modules) for layer in model.base_model.layers.values()} == {("base_layer", "adapters")}
+
+
 @pytest.mark.parametrize("operation", [_load, _save, _switch, _freeze, _disable, _route, _combine])
 def test_nothing_goes_through_the_adapters_that_a_layer_has(operation, tmp_path):
     model = wrapped()
