@@ -94,12 +94,12 @@ class LeastLayer(nn.Module):
 
     def __init__(self, layer: nn.Linear, a: Tensor, b: Tensor, scaling: float) -> None:
         super().__init__()
-        self.layer, self.a, self.b, self.scaling = layer, a, b.T, scaling
+        self.layer, self.a, self.b = layer, a.T.contiguous(), (b.T * scaling).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.layer.weight, self.layer.bias)
-        y.view(-1, y.shape[-1]).addmm_((x @ self.a.T).view(-1, self.a.shape[0]), self.b, alpha=self.scaling)
-        return y
+        rows, parameters = x.reshape(-1, x.shape[-1]), self._modules["layer"]._parameters  # type: ignore[union-attr]
+        y = F.linear(rows, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
+        return y.addmm_(rows.mm(self.a), self.b).view(*x.shape[:-1], -1)
 
 
 def _least(model: nn.Module, adapted: Any) -> nn.Module:
