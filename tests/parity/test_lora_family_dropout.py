@@ -8,7 +8,8 @@ from torch import nn
 
 import adapterkit
 from adapterkit import LoraConfig, PeftModel, get_peft_model_state_dict
-from adapterkit.methods.lora import adapter, fused
+from adapterkit.methods.lora import adapter
+from adapterkit.nn import low_rank
 from tests.parity.helpers import add_noise, gradients, peft, quiet, run, state_of
 from tests.parity.layers import Net, seeded
 
@@ -29,7 +30,7 @@ class SameMask(nn.Module):
 @pytest.fixture(autouse=True)
 def _same_mask(monkeypatch):
     monkeypatch.setattr(adapter, "seeded_dropout", lambda x, dropout: SameMask()(x))
-    monkeypatch.setattr(fused, "keep_mask", lambda like, dropout, seed: mask(like))
+    monkeypatch.setattr(low_rank, "keep_mask", lambda like, dropout, seed: mask(like))
 
 
 @pytest.mark.parametrize("hooked", [False, True], ids=["fused", "onion"])
