@@ -159,8 +159,7 @@ def read_weights(
     """`load_peft_weights`, with what the file says of itself."""
     path = _weights_file(model_id, **hub)
     try:
-        state = _read(path, "cpu" if device is None else str(device))
-        metadata = _metadata(path)
+        state, metadata = _read(path, "cpu" if device is None else str(device))
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # pickle's own errors: weights_only refuses whatever is not a tensor
@@ -170,26 +169,24 @@ def read_weights(
     return Contents({_renamed(key, key_mapping or {}): tensor for key, tensor in state.items()}, metadata)
 
 
-def _metadata(path: Path) -> Mapping[str, str]:
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
-
-
-_READS = "backend" in signature(load_file).parameters
+_READS = "backend" in signature(load_file).parameters and hasattr(safe_open, "get_tensors")
 """Whether safetensors can read a file; otherwise, as before 0.8, it can only map it into memory."""
 
 
-def _read(path: Path, device: str) -> Any:
-    """Tensors in memory of their own: not in a mapped file, which may change, and not views of one another."""
-    if path.suffix != ".safetensors":
-        state = torch.load(path, map_location=device, weights_only=True)
-    elif _READS:
-        return load_file(path, device=device, backend="pread")
+def _read(path: Path, device: str) -> tuple[Any, Mapping[str, str]]:
+    """Tensors in memory of their own: not in a mapped file, which may change, and not views of one another; None where
+    the file has something else. And what it says of itself."""
+    metadata: Mapping[str, str] = {}
+    if path.suffix == ".safetensors":
+        options: dict[str, Any] = {"backend": "pread"} if _READS else {}
+        with safe_open(path, "pt", device=device, **options) as file:
+            metadata = file.metadata() or {}
+            if _READS:
+                return file.get_tensors(), metadata
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
     else:
-        state = load_file(path, device=device)
-    return {key: value.clone() for key, value in state.items()} if _is_state(state) else None
+        state = torch.load(path, map_location=device, weights_only=True)
+    return {key: value.clone() for key, value in state.items()} if _is_state(state) else None, metadata
 
 
 def _is_state(value: Any) -> bool:
