@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from adapterkit import replication
+from adapterkit.biases import Parts
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import StateError, did_you_mean
+from adapterkit.folding import Folding
 from adapterkit.gradients import Gradients
 from adapterkit.making import Maker
 from adapterkit.nn import storage
@@ -30,7 +30,7 @@ from adapterkit.targets import modules_of
 from adapterkit.tying import Tied
 
 
-class Tuner(nn.Module):
+class Tuner(Folding):
     """A base model in place, with its adapted layers by name. ``model`` is the base model itself."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,8 +46,6 @@ class Tuner(nn.Module):
         self.layers: dict[str, AdaptedLayer] = {}
         self.copies: dict[str, CopiedLayer] = {}
         self.merge_errors: dict[str, float] = {}
-        """By layer: the largest absolute difference between the weight that the last merge stored and the exact one."""
-
         self._modules_by_name: dict[str, nn.Module] | None = None
         self._adopt()
 
@@ -143,16 +141,20 @@ class Tuner(nn.Module):
             following = Tied(self.model, self.names, config).follow(saved)
         if not self.known:
             self._freeze()
-        for slot, made in parts.items():
-            for target, part in made.items():
-                layer = self._layer(target, getattr(part, "layer", None))
-                set_training(part, layer.training)
-                layer.slot(slot)._modules[name] = part
+        self._place(name, parts)
         self._copy(name, saved, following)
         self.configs[name] = config
         if config.inference_mode or not trainable:
             self.set_trainable(name, False)
         return config
+
+    def _place(self, name: str, parts: Parts) -> None:
+        """Put the parts of adapter ``name`` at their layers, in the mode that those are in."""
+        for slot, made in parts.items():
+            for target, part in made.items():
+                layer = self._layer(target, getattr(part, "layer", None))
+                set_training(part, layer.training)
+                layer.slot(slot)._modules[name] = part
 
     def _copy(self, name: str, saved: Sequence[str], following: Mapping[str, str]) -> None:
         """Make adapter ``name``'s copies of modules that are trained whole, and of those whose weight follows one."""
@@ -280,64 +282,7 @@ class Tuner(nn.Module):
         """Advance the active adapters' schedules, under PEFT's name; see `Schedules.advance`."""
         self.schedules.advance(global_step, total_steps)
 
-    # -- merging ------------------------------------------------------------------------------------------------------
-
-    @property
-    def merged_adapters(self) -> tuple[str, ...]:
-        """The adapters that are merged, innermost first."""
-        return tuple(dict.fromkeys(n for layer in self.layers.values() for n in layer.merged_adapters))
-
-    def merge(
-        self,
-        names: Sequence[str] | None = None,
-        *,
-        keep: bool = True,
-        safe: bool = False,
-        requantise: bool = False,
-        progress: bool = False,
-    ) -> None:
-        """Fold adapters into the base's weights, all layers or none; see `AdaptedLayer.merge`.
-
-        Without ``keep`` weights that nothing else holds are written to, one layer after the other, once all the others
-        are merged. Interrupted then, the model still computes the same: merged layers with their new weights, the
-        others with their adapters.
-        """
-        names = self.selection.active if names is None else tuple(names)
-        self.require(*names)
-        if self.merged_adapters:
-            raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
-        in_place = not keep and not safe
-        last = {name for name, layer in self.layers.items() if in_place and layer.merges_in_place(names)}
-        layers = sorted(self.layers.items(), key=lambda item: item[0] in last)
-        errors: dict[str, float] = {}
-        try:
-            for name, layer in tqdm(layers, desc="merging", disable=not progress):
-                errors[name] = layer.merge(names, keep=name not in last, safe=safe, requantise=requantise)
-        except BaseException:
-            for name in errors.keys() - last:
-                self.layers[name].unmerge()
-            raise
-        self._tie_again()
-        self.merge_errors = {name: error for name, error in errors.items() if self.layers[name].merged}
-        if not keep:
-            for layer in self.layers.values():
-                layer.forget_frozen()
-
-    def _tie_again(self) -> None:
-        """Let merged weights that were one parameter, and still have one value, be one parameter."""
-        first: dict[int, AdaptedLayer] = {}
-        for layer in self.layers.values():
-            frozen = layer._frozen.get("weight")
-            if frozen is None or (other := first.setdefault(id(frozen), layer)) is layer:
-                continue
-            own, tied = layer.base_layer._parameters, other.base_layer._parameters
-            if torch.equal(own["weight"], tied["weight"]):
-                own["weight"] = tied["weight"]
-
-    def unmerge(self) -> None:
-        """Put the frozen weights back, bit for bit."""
-        for layer in self.layers.values():
-            layer.unmerge()
+    # -- taking apart -------------------------------------------------------------------------------------------------
 
     def unload(self, *, merge: bool, names: Sequence[str] | None = None, **options: bool) -> nn.Module:
         """The plain base model again, with the adapters folded in or without them; options are `merge`'s. This tuner is
