@@ -1,8 +1,9 @@
 """``python -m bench.sst2 --data DIR --model DIR``: every method trained by one short schedule, ours beside PEFT's.
 
 ``DIR`` of the data has ``train.tsv`` and ``dev.tsv``, a sentence and its label (0 or 1) by tab on every line. Both
-libraries are given the same base model, batches, learning rates and seeds; each draws its own start. What a run gave is
-added to ``--results`` at once, and what stands there is not run again.
+libraries are given the same base model, batches, learning rates and seeds. Each draws its own start; ours is trained
+once more from the start that PEFT drew, where only the order of sums differs. What a run gave is added to ``--results``
+at once, and what stands there is not run again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import random
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -42,6 +44,8 @@ METHODS: dict[str, tuple[float, dict[str, Any]]] = {  # peft_type -> learning ra
     "PREFIX_TUNING": (3e-2, TOKENS),
     "MULTITASK_PROMPT_TUNING": (3e-2, {**TOKENS, "num_tasks": 2}),
 }
+SAME_START = "adapterkit from PEFT's start"
+CONTENDERS = (OURS, PEFT, SAME_START)
 WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 """Methods whose forward takes ``task_ids``."""
 
@@ -74,7 +78,7 @@ def main() -> None:
     results = read(options.results)
     if options.data and options.model:
         bench = Bench(options.data, options.model, options.steps)
-        wanted = [(m, lib, seed) for seed in options.seeds for m in options.methods for lib in (OURS, PEFT)]
+        wanted = [(m, lib, seed) for seed in options.seeds for m in options.methods for lib in CONTENDERS]
         done = {(r.method, r.library, r.seed) for r in results if r.steps == options.steps}
         for method, library, seed in wanted:
             if (method, library, seed) not in done:
@@ -147,6 +151,8 @@ class Bench:
     def _adapted(self, method: str, library: str, seed: int) -> Any:
         from transformers import AutoModelForSequenceClassification
 
+        if library == SAME_START:
+            return from_start(self._adapted(method, OURS, seed), self._adapted(method, PEFT, seed))
         fields = {"peft_type": method, "task_type": "SEQ_CLS", **METHODS[method][1]}
         if method == "ADALORA":
             fields["total_step"] = self.steps
@@ -206,28 +212,45 @@ class Bench:
         return {**batch, "task_ids": torch.zeros(len(batch["labels"]), dtype=torch.long)}
 
 
+def from_start(model: Any, theirs: Any) -> Any:
+    """Our model with the numbers that PEFT's has: those of its file, and the networks that make its virtual tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        state = module(OURS).load_peft_weights(folder)
+    if len(model.prompt_encoder):
+        model.prompt_encoder["default"].load_state_dict(theirs.prompt_encoder["default"].state_dict())
+        state["prompt_embeddings"] = model.prompt_encoder["default"].tensors()["prompt_embeddings"]
+    module(OURS).set_peft_model_state_dict(model, state)
+    return model
+
+
 def table(results: Sequence[Result]) -> str:
     """One line a method: accuracy in percent, its mean and standard deviation over seeds."""
     lines = [
-        "| method | learning rate | parameters | ours % | PEFT % | difference | noise | seconds, ours / PEFT | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | learning rate | parameters | ours % | PEFT % | difference | noise | from PEFT's start % "
+        "| seconds, ours / PEFT | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method, (rate, _) in METHODS.items():
-        runs = {lib: {r.seed: r for r in results if (r.method, r.library) == (method, lib)} for lib in (OURS, PEFT)}
+        runs = {lib: {r.seed: r for r in results if (r.method, r.library) == (method, lib)} for lib in CONTENDERS}
         seeds = sorted(runs[OURS].keys() & runs[PEFT].keys())
+        same = [runs[SAME_START][seed] for seed in seeds if seed in runs[SAME_START]]
         if seeds:
-            lines.append(_line(method, rate, *([runs[lib][seed] for seed in seeds] for lib in (OURS, PEFT))))
+            lines.append(_line(method, rate, *([runs[lib][seed] for seed in seeds] for lib in (OURS, PEFT)), same))
     return "\n".join(lines)
 
 
-def _line(method: str, rate: float, ours: Sequence[Result], peft: Sequence[Result]) -> str:
+def _line(
+    method: str, rate: float, ours: Sequence[Result], peft: Sequence[Result], same_start: Sequence[Result]
+) -> str:
     means, deviations = zip(*(_moments([100 * r.accuracy for r in runs]) for runs in (ours, peft)), strict=True)
     noise = 2 * math.sqrt(sum(d * d for d in deviations) / len(ours))  # two standard errors of the difference
     scores = [f"{m:.1f} ± {d:.1f}" if len(ours) > 1 else f"{m:.1f}" for m, d in zip(means, deviations, strict=True)]
     seconds = [f"{statistics.fmean(r.seconds for r in runs):.0f}" for runs in (ours, peft)]
     counts = list(dict.fromkeys(f"{runs[0].parameters:,}" for runs in (ours, peft)))
     cells = [method, f"{rate:g}", " / ".join(counts), *scores, f"{means[0] - means[1]:+.1f}"]
-    cells += [f"{noise:.1f}" if len(ours) > 1 else "", " / ".join(seconds), str(len(ours))]
+    same = f"{statistics.fmean(100 * r.accuracy for r in same_start):.1f}" if len(same_start) == len(ours) else ""
+    cells += [f"{noise:.1f}" if len(ours) > 1 else "", same, " / ".join(seconds), str(len(ours))]
     return f"| {' | '.join(cells)} |"
 
 
