@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    gc.disable()  # importing and composing make next to no garbage, and the search for it takes a tenth of their time
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    finally:
+        gc.enable()
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
     if arguments in HELP:
         from adapterkit.cli.help import screen
 
@@ -38,14 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"adapterkit {__version__}")
         return EXIT_OK
-    gc.disable()  # importing and composing make next to no garbage, and the search for it takes a tenth of their time
-    try:
-        return _dispatch(arguments)
-    finally:
-        gc.enable()
-
-
-def _dispatch(arguments: list[str]) -> int:
     first = arguments[0]
     if first in VERBS:
         return _do(first, arguments[1:])

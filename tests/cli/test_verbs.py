@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,16 @@ def test_an_unknown_verb(capsys):
     told = command(capsys, "valdate", "a=1")
     assert told.code == 2
     assert "no verb 'valdate'; did you mean 'validate'?" in told.err
+
+
+def test_a_reader_that_has_read_enough_is_no_error(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "adapterkit", "list"], stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("verb", VERBS)
