@@ -203,7 +203,11 @@ class PlainLines(TrainerCallback):
             logger.info("step %d/%d  %s", state.global_step, state.max_steps, shown)
 
 
+TIMINGS = ("_runtime", "_per_second", "_preparation_time")
+"""How the names end that the trainer gives to its own times."""
+
+
 def is_shown(name: str, value: Any) -> bool:
     """Whether a log entry's value says something to a person who waits."""
-    hidden = name == "epoch" or name.endswith(("_runtime", "_per_second"))
+    hidden = name == "epoch" or name.endswith(TIMINGS)
     return isinstance(value, int | float) and not hidden

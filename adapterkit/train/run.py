@@ -22,7 +22,7 @@ from adapterkit.optimizers import optimizer_for
 from adapterkit.train import fingerprints, layout, plots, resume, screen
 from adapterkit.train.arguments import more_is_better, training_arguments
 from adapterkit.train.beginning import start_from_data
-from adapterkit.train.directory import MetricsFile, PlainLines, RunDirectory, logger, logging_to
+from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory, logger, logging_to
 from adapterkit.train.inputs import Inputs, read_inputs
 from adapterkit.train.models import load_base, use_padding_of
 from adapterkit.train.pipeline import Encoded
@@ -207,8 +207,7 @@ def make_trainer(
 def scores(trainer: AdapterTrainer, encoded: Encoded) -> dict[str, float]:
     """Loss and metrics of the model as it is."""
     found = trainer.predict(encoded, metric_key_prefix="now").metrics
-    timings = ("_runtime", "_per_second", "_preparation_time")
-    return {key.removeprefix("now_"): float(v) for key, v in found.items() if not key.endswith(timings)}
+    return {key.removeprefix("now_"): float(v) for key, v in found.items() if not key.endswith(TIMINGS)}
 
 
 def _save(model: PeftModel, adapter_name: str, directory: Path) -> int:
