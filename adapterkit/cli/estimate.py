@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from adapterkit.cli.listing import columns
 from adapterkit.config.run import TrainerConfig
 from adapterkit.errors import EXIT_OK, ConfigError
@@ -60,20 +62,29 @@ def estimate(arguments: Sequence[str]) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a PEFT adapter_config.json, instead of overrides")
     parser.add_argument("--model", type=Path, metavar="FILE", help="the config.json of a transformers model")
     parser.add_argument("--task", metavar="NAME", help="the task, where the adapter's config has none (causal_lm)")
-    parser.add_argument("--lorafa", action="store_true", help="count as trained what LoRA-FA's optimizer trains")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options, overrides = parser.parse_known_args(arguments)
     if (options.config is None) != (options.model is None):
         raise ConfigError("estimate takes --config and --model together, or overrides")
     if options.config is None:
-        found = _from_overrides([*overrides, *(["trainer.lorafa=true"] if options.lorafa else [])])
-    elif overrides:
-        raise ConfigError(f"estimate takes overrides or --config and --model, not both: {' '.join(overrides)}")
+        found = _from_overrides(overrides)
     else:
-        trainer = TrainerConfig(lorafa=options.lorafa)
+        trainer = _trainer(overrides)
         found = count(_read(options.config), _read(options.model), task=options.task, trainer=trainer)
     print(json.dumps(asdict(found), indent=2) if options.json else text(found))
     return EXIT_OK
+
+
+def _trainer(overrides: Sequence[str]) -> TrainerConfig:
+    """What ``trainer.key=value`` says beside two files: a method's own optimizer may freeze tensors."""
+    others = [override for override in overrides if not override.startswith("trainer.")]
+    if others:
+        raise ConfigError(f"estimate takes overrides or --config and --model, not both: {' '.join(others)}")
+    pairs = (override.removeprefix("trainer.").partition("=") for override in overrides)
+    try:
+        return TrainerConfig.model_validate_strings({key: value for key, _, value in pairs})
+    except ValidationError as error:
+        raise ConfigError(f"{' '.join(overrides)}: {error.errors(include_url=False)[0]['msg']}") from error
 
 
 def _from_overrides(overrides: Sequence[str]) -> Estimate:

@@ -74,16 +74,22 @@ def test_a_model_on_disk_is_counted_from_its_config_alone(tmp_path, capsys):
     assert told.code == 0, told.err
     by_override = command(capsys, "estimate", *LORA, "method.r=2", f"model.name_or_path={tmp_path / 'model'}", "--json")
     assert json.loads(told.out) == json.loads(by_override.out)
+    fewer = command(capsys, "estimate", *files, "--task", "seq_cls", "--json", "trainer.lorafa=true")
+    assert json.loads(fewer.out)["trainable_parameters"] < json.loads(told.out)["trainable_parameters"]
+    for wrong in ("trainer.lorafa=4x", "trainer.lorafaa=true", "method.r=4"):
+        refused = command(capsys, "estimate", *files, wrong)
+        assert refused.code == 2
+        assert wrong in refused.err
 
 
 def test_what_an_optimizer_leaves_as_it_is_does_not_count(tmp_path, capsys):
     counts = {}
-    for words in ((), ("trainer.lorafa=true",), ("--lorafa",), ("trainer.loraplus_lr_ratio=4",)):
+    for words in ((), ("trainer.lorafa=true",), ("trainer.loraplus_lr_ratio=4",)):
         counts[words] = json.loads(command(capsys, "estimate", *LORA, "method.r=2", *words, "--json").out)
-    whole, one, other, plus = (found["trainable_parameters"] for found in counts.values())
-    assert one == other < whole == plus
+    whole, fewer, plus = (found["trainable_parameters"] for found in counts.values())
+    assert fewer < whole == plus
     assert len({found["adapter_bytes"] for found in counts.values()}) == 1
-    told = command(capsys, "estimate", "+method=ia3", "task=seq_cls", "--lorafa")
+    told = command(capsys, "estimate", "+method=ia3", "task=seq_cls", "trainer.lorafa=true")
     assert told.code == 2
     assert "trainer.lorafa: IA3 has no such optimizer" in told.err
 

@@ -56,7 +56,7 @@ def _row(row: Mapping[str, Any]) -> Row:
     elif config["peft_type"] in IN_THE_BASE_TYPE:
         note = "PEFT writes bfloat16 here, we float32: compared by two bytes a number"
     elif lorafa:
-        note = "with `--lorafa`: its optimizer freezes the first factors"
+        note = "with `trainer.lorafa=true`: its optimizer freezes the first factors"
     kind = torch.bfloat16 if config["peft_type"] in IN_THE_BASE_TYPE else torch.float32
     size = file_size({key: tensor.to(kind) for key, tensor in _state(config).items()})
     return Row(name, found.trainable_parameters, row["trainable_params"], size, file, note)
