@@ -167,3 +167,19 @@ def steps(work: Callable[[], Any]) -> int:
         sys.settrace(before)
         gc.enable()
     return count
+
+
+def calls(work: Callable[[], Any]) -> int:
+    """How many functions ``work`` calls, Python's and C's."""
+    count = 0
+
+    def note(frame: Any, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
