@@ -62,25 +62,24 @@ def _places(adapter: nn.Module) -> Iterable[tuple[dict[str, Any], str]]:
 class Kept:
     """What a forward left. Copies and pickles of a layer are without it."""
 
-    __slots__ = ("sources",)
-    sources: Sources
+    __slots__ = ()
 
     def __reduce__(self) -> Any:
         return type(None), ()
 
 
 class KeptChain(Kept):
-    """What the active adapters of a plain linear layer do, made ready once.
+    """How the active adapters of a plain linear layer are computed, found once.
 
     Args:
-        chain: the adapters, for which `can_be_kept` is true.
+        chain: the adapters.
         takes: the type of the inputs that it is for; None if more than that decides, so that the layer asks again.
     """
 
     __slots__ = ("chain", "names", "places", "takes")
 
     def __init__(self, chain: Sequence[nn.Module], takes: torch.dtype | None) -> None:
-        self.chain, self.takes, self.sources = list(chain), takes, Sources(chain)
+        self.chain, self.takes = list(chain), takes
         self.names: Sequence[str] | None = None
         self.places: list[tuple[dict[str, Any], str, Any]] = []
 
@@ -92,14 +91,18 @@ class KeptChain(Kept):
 
     def serves(self, selection: Selection, layer: Any, x: Tensor) -> bool:
         """Whether `apply` does to ``x`` what the selected adapters do around a ``layer`` that has none merged."""
-        if selection.active != self.names or selection.routes is not None or not selection.enabled:
+        if selection.active != self.names or selection.routes is not None:
             return False
         if x.dtype is not self.takes or not is_plain_linear(layer):
             return False
         for slot, name, adapter in self.places:
             if slot.get(name) is not adapter:
                 return False
-        return self.sources.are_same()
+        return self.holds()
+
+    def holds(self) -> bool:
+        """Whether the adapters still do what they did."""
+        raise NotImplementedError
 
     def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """The adapted layer's output, for ``x (..., in)``."""

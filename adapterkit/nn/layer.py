@@ -86,11 +86,12 @@ class AdaptedLayer(MergingLayer):
         return self.slot(name) if name in SLOTS else getattr(self.base_layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and is_plain_inference():  # asked first: nothing that is kept is to be traced
+        selection = self.selection
+        if selection.enabled and len(args) == 1 and not kwargs and is_plain_inference():  # what is kept is not traced
             kept: KeptChain | None = self.view.kept
             if kept is not None and not self.merged_adapters:
                 layer: Any = self._modules["base_layer"]
-                if kept.serves(self.selection, layer, args[0]):
+                if kept.serves(selection, layer, args[0]):
                     return kept.apply(args[0], layer)
         return self._forward(*args, **kwargs)
 

@@ -43,6 +43,20 @@ def low_rank_linear(
     return _forward(x, mask, weight, bias, a.to(dtype), b.to(dtype), scaling * rescale(dropout))[0]
 
 
+def product_beside(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+) -> Tensor:
+    """``W x + b + s B A x`` where no gradient is wanted, all of one type. A single row on a CPU is taken as the vector
+    that it is."""
+    shape = x.shape
+    width = shape[-1]
+    if x.numel() == width and x.is_cpu and x.dtype is torch.float32:
+        row = x.reshape(width)
+        y = weight.mv(row) if bias is None else torch.addmv(bias, weight, row)
+        return y.addmv_(b, a.mv(row), alpha=scaling).view(*shape[:-1], -1)
+    return _forward(x, None, weight, bias, a, b, scaling)[0]
+
+
 def _forward(
     x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ class RowsOfAdapters(Kept):
         x: the layer's input, of as many rows.
     """
 
-    __slots__ = ("dtype", "is_kept", "parts", "routes")
+    __slots__ = ("dtype", "is_kept", "parts", "routes", "sources")
 
     def __init__(self, slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor) -> None:
         self.routes, self.dtype = routes, _dtype(x)

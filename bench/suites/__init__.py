@@ -23,7 +23,7 @@ SUITES = (
     "growth",
     "sweep",
 )
-EXTRA = ("gpu",)
+EXTRA = ("gpu", "gpu_compiled")
 """Suites that run only when they are named."""
 
 

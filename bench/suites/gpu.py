@@ -9,82 +9,92 @@ import gc
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.contenders import load
+from bench.contenders import forward, load, silent
 from bench.memory import MIB
-from bench.models import build, check_equal, inputs, output, tolerance, write_lora
-from bench.rows import OURS, PEFT, Row
+from bench.models import build, check_equal, inputs, tolerance, write_lora
+from bench.rows import OURS, PEFT, Row, tried
 from bench.suites.training import Step
 from bench.timing import Runner, Times, added, added_ratio
 
 DTYPE = torch.bfloat16
 ADAPTERS = [f"a{number}" for number in range(8)]
+CASES: dict[str, tuple[int, int]] = {  # how many rows of one token, for how many adapters
+    "one row, one adapter": (1, 1),
+    "64 rows, one adapter": (64, 1),
+    "64 rows for 8 adapters": (64, 8),
+}
 
 
-def rows(runner: Runner) -> Iterator[Row]:
+def rows(runner: Runner, compiled: bool = False) -> Iterator[Row]:
     model = os.environ.get("BENCH_MODEL", "llama-tiny" if runner.smoke else "llama-1b")
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         for number, name in enumerate(ADAPTERS):
             write_lora(build(model, "meta"), root / name, r=16, alpha=24, seed=number)
-        for compiled in (False, True):
-            yield from _training(runner, model, root, compiled=compiled)
-        yield from _decoding(runner, model, root)
+        how = "compiled" if compiled else "eager"
+        yield from tried(f"decode, {model}, {how}", _decoding, runner, model, root, compiled)
+        yield from tried(f"training, {model}, {how}", _training, runner, model, root, compiled)
 
 
-def _training(runner: Runner, model: str, root: Path, *, compiled: bool) -> Iterator[Row]:
-    """One contender on the card at a time, each round on a base of its own."""
-    shape = (1, 16) if runner.smoke else (4, 2048)
+def _training(runner: Runner, model: str, root: Path, compiled: bool) -> Iterator[Row]:
+    """One contender on the card at a time, each round on a base of its own; compiling takes too long for several."""
+    shape = (1, 16) if runner.smoke else (4, 2048) if model == "llama-1b" else (2, 2048)
     times: Times = {name: [] for name in ("bare", PEFT, OURS)}
     peaks, losses = {}, {}
-    for _ in range(runner.rounds(4)):
+    for _ in range(1 if compiled else runner.rounds(3)):
         for name in runner.random.sample(list(times), len(times)):
             base = load(name, build(model, runner.device, DTYPE), root / ADAPTERS[0], trainable=True)
             step = Step(_compiled(runner, base) if compiled else base, inputs(base, *shape, runner.device))
             losses[name] = torch.stack([step().detach() for _ in range(3)])
             _reset_peak(runner)
-            times[name].append(statistics.median(runner.timed(step) for _ in range(runner.rounds(10))))
+            times[name].append(statistics.median(runner.timed(step) for _ in range(runner.rounds(12))))
             peaks[name] = _peak(runner)
             del base, step
             _empty(runner)
     check_equal("losses", {name: losses[name] for name in (PEFT, OURS)}, tolerance(DTYPE))
-    title = f"{model} {shape[0]} x {shape[1]}, bf16, {'compiled' if compiled else 'eager'}"
-    tokens = {name: shape[0] * shape[1] / statistics.median(values) for name, values in times.items()}
-    yield Row.of_values(f"training, {title}", "tokens/s", tokens[OURS], tokens[PEFT], floor=tokens["bare"])
+    title = f"training, {model} {shape[0]} x {shape[1]}, bf16, {'compiled' if compiled else 'eager'}"
+    yield _speed(title, times, shape[0] * shape[1])
     added_row = added(times, OURS), added(times, PEFT), added_ratio(times, OURS, PEFT)
     yield Row("  over the bare model", "% added", *added_row)
     yield Row.of_values("  peak memory beyond weights", "MiB", peaks[OURS], peaks[PEFT], floor=peaks["bare"])
 
 
-def _decoding(runner: Runner, model: str, root: Path) -> Iterator[Row]:
-    cases = {"one row, one adapter": (1, None), "64 rows, one adapter": (64, None), "64 rows for 8 adapters": (64, 8)}
-    times: dict[str, Times] = {case: {} for case in cases}
-    for name in ("bare", PEFT, OURS):
-        wrapped = load(name, build(model, runner.device, DTYPE), root / ADAPTERS[0], ADAPTERS[0])
-        for adapter in ADAPTERS[1:] if name != "bare" else ():
-            wrapped.load_adapter(root / adapter, adapter)
-        wrapped.eval()
-        for case, (rows, used) in cases.items():
-            routes = {"adapter_names": [ADAPTERS[i % used] for i in range(rows)]} if used and name != "bare" else {}
-            run = _decode(wrapped, inputs(wrapped, rows, 1, runner.device), routes)
-            times[case][name] = runner.interleave({name: run}, 30, inner=5, warm=3)[name]
-        del wrapped
-        _empty(runner)
-    for case, found in times.items():
-        yield Row.of_added(f"decode, {model}, {case}", found)
+def _speed(title: str, times: Times, tokens: int) -> Row:
+    """Tokens per second; the bare model's stand in the place of the floor."""
+    speeds = {name: tokens / statistics.median(values) for name, values in times.items()}
+    return Row.of_values(title, "tokens/s", speeds[OURS], speeds[PEFT], floor=speeds["bare"], note="floor: the bare model")
 
 
-def _decode(model: Any, words: dict[str, Any], routes: dict[str, Any]) -> Callable[[], None]:
-    def run() -> None:
-        with torch.no_grad():
-            output(model(**words, **routes))
+def _decoding(runner: Runner, model: str, root: Path, compiled: bool) -> Iterator[Row]:
+    """All contenders on the card. Compiled, only one row through one adapter."""
+    models = {name: _with_adapters(runner, name, model, root) for name in ("bare", PEFT, OURS)}
+    for case, (count, used) in list(CASES.items())[: 1 if compiled else None]:
+        words = inputs(models["bare"], count, 1, runner.device)
+        routes = {"adapter_names": [ADAPTERS[i % used] for i in range(count)]} if used > 1 else {}
+        works = {
+            name: forward(_compiled(runner, m) if compiled else m, words if name == "bare" else words | routes)
+            for name, m in models.items()
+        }
+        check_equal(case, {name: works[name]() for name in (PEFT, OURS)}, tolerance(DTYPE))
+        times = runner.interleave({name: silent(work) for name, work in works.items()}, 30, inner=5, warm=3)
+        title = f"decode, {model}, {case}, {'compiled' if compiled else 'eager'}"
+        yield _speed(title, times, count)
+        yield Row.of_added("  over the bare model", times)
+    models.clear()
+    _empty(runner)
 
-    return run
+
+def _with_adapters(runner: Runner, name: str, model: str, root: Path) -> Any:
+    wrapped = load(name, build(model, runner.device, DTYPE), root / ADAPTERS[0], ADAPTERS[0])
+    for adapter in ADAPTERS[1:] if name != "bare" else ():
+        wrapped.load_adapter(root / adapter, adapter)
+    return wrapped.eval()
 
 
 def _reset_peak(runner: Runner) -> None:

@@ -1,9 +1,8 @@
-"""The factors of frozen adapters as inference wants them, kept from one forward to the next.
+"""LoRA in inference: how the active adapters of a layer are computed, kept from one forward to the next.
 
-Adapters that are active together stand side by side along the rank, in the type that the product is computed in, and
-laid out row by row: however many are active there are two products. On a CPU the layout alone makes the two products
-of a batch a third faster, and those of a single token half as fast again. What is kept is one adapter's size, or that
-of those which are active together.
+A single adapter in the type of its inputs is read as it is. Others are made ready: adapters that are active together
+stand side by side along the rank, in the type that the product is computed in, so that however many are active there
+are two products. What that keeps is their size.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adapterkit.nn.kept import KeptChain, can_be_kept
+from adapterkit.nn.kept import KeptChain, Sources, can_be_kept
+from adapterkit.nn.low_rank import product_beside
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
@@ -26,41 +26,76 @@ _FEW_ROWS = 64
 
 
 @final
-class Ready(KeptChain):
-    """``A^T (in, r)`` and ``B^T (r, out)`` of a chain."""
+class Direct(KeptChain):
+    """A single adapter in the type of its inputs: its factors are read off it in every forward.
 
-    __slots__ = ("a", "b", "dtype", "scaling")
+    Nothing is made of them, so they may change and be trained. What is kept is where they are.
+    """
 
-    def __init__(self, chain: Sequence[LoraAdapter], x: Tensor) -> None:
-        super().__init__(chain, None if _depends_on_rows(x) else x.dtype)
-        self.dtype, self.scaling = _dtype(x), chain[0].scaling
-        weighted = [adapter.lora_B.weight * (adapter.scaling / self.scaling) for adapter in chain]
-        self.a = torch.cat([adapter.lora_A.weight.detach().t() for adapter in chain], 1).to(self.dtype)
-        self.b = torch.cat([b.t() for b in weighted]).to(self.dtype)
+    __slots__ = ("a", "b", "own")
+
+    def __init__(self, adapter: LoraAdapter, x: Tensor) -> None:
+        super().__init__([adapter], x.dtype)
+        held: Any = adapter._modules
+        self.own: dict[str, Any] = adapter.__dict__
+        self.a, self.b = held["lora_A"]._parameters, held["lora_B"]._parameters
+
+    @override
+    def holds(self) -> bool:
+        own, a, b = self.own, self.a.get("weight"), self.b.get("weight")
+        if own["_buffers"] or (own["dropout"] and own["training"]):
+            return False
+        return a is not None and b is not None and a.dtype is b.dtype is self.takes
 
     @override
     def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """``W x + b + s B A x``."""
-        shape, parameters = x.shape, layer._parameters
-        rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])  # 2-D is the shorter way through PyTorch
-        y = F.linear(rows, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
-        if rows.dtype is self.dtype:
-            y.addmm_(rows.mm(self.a), self.b, alpha=self.scaling)
-        else:
-            y.add_(rows.to(self.dtype).mm(self.a).mm(self.b), alpha=self.scaling)
-        return y if len(shape) == 2 else y.view(*shape[:-1], y.shape[1])
+        base: Any = layer._parameters
+        return product_beside(x, base["weight"], base["bias"], self.a["weight"], self.b["weight"], self.own["scaling"])
 
 
-def ready(chain: Sequence[LoraAdapter], x: Tensor) -> Ready | None:
-    """The factors of ``chain`` for the input ``x``, from the last forward if they are the same; None where they cannot
-    be kept."""
+@final
+class Ready(KeptChain):
+    """The factors ``A (R, in)`` and ``B (out, R)`` of a chain, side by side and cast."""
+
+    __slots__ = ("a", "b", "dtype", "scaling", "sources")
+
+    def __init__(self, chain: Sequence[LoraAdapter], x: Tensor) -> None:
+        super().__init__(chain, None if _depends_on_rows(x) else x.dtype)
+        self.sources = Sources(chain)
+        self.dtype, self.scaling = _dtype(x), chain[0].scaling
+        weighted = [adapter.lora_B.weight * (adapter.scaling / self.scaling) for adapter in chain]
+        self.a = torch.cat([adapter.lora_A.weight.detach() for adapter in chain]).to(self.dtype)
+        self.b = torch.cat(weighted, 1).to(self.dtype)
+
+    @override
+    def holds(self) -> bool:
+        return self.sources.are_same()
+
+    @override
+    def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        """``W x + b + s B A x``."""
+        base: Any = layer._parameters
+        if x.dtype is self.dtype:
+            return product_beside(x, base["weight"], base["bias"], self.a, self.b, self.scaling)
+        low = F.linear(x.to(self.dtype), self.a)
+        return F.linear(x, base["weight"], base["bias"]).add_(F.linear(low, self.b), alpha=self.scaling)
+
+
+def ready(chain: Sequence[LoraAdapter], x: Tensor) -> KeptChain | None:
+    """How ``chain`` is computed for the input ``x``, from the last forward if it is the same; None where nothing can be
+    kept."""
     view = chain[0].layer
-    kept = view.kept
-    if type(kept) is Ready and kept.dtype is _dtype(x) and kept.chain == chain and kept.sources.are_same():
-        return kept
-    if any("start_A" in adapter._buffers for adapter in chain) or not can_be_kept(chain, x):
+    if any(adapter._buffers for adapter in chain) or type(x) not in (Tensor, nn.Parameter):
         return None
-    view.kept = made = Ready(chain, x)
+    if len(chain) == 1 and not _depends_on_rows(x):
+        view.kept = direct = Direct(chain[0], x)
+        if direct.holds():
+            return direct
+    kept = view.kept
+    if type(kept) is Ready and kept.dtype is _dtype(x) and kept.chain == chain and kept.holds():
+        return kept
+    view.kept = made = Ready(chain, x) if can_be_kept(chain, x) else None
     return made
 
 
