@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
+from torch._C import _are_functorch_transforms_active as _are_transforms_active
+from torch._C import _is_any_autocast_enabled
+from torch.compiler import is_compiling
 
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.plain import is_plain_linear
@@ -111,16 +114,12 @@ class KeptChain(Kept):
 
 def is_plain_inference() -> bool:
     """`is_plain_call`, without gradients."""
-    return not torch.is_grad_enabled() and is_plain_call()
+    return not (is_grad_enabled() or _is_any_autocast_enabled() or _are_transforms_active() or is_compiling())
 
 
 def is_plain_call() -> bool:
     """Whether what is computed is what is written: no autocast, no tracing, no transform."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._are_functorch_transforms_active()
-    )
+    return not (is_compiling() or _is_any_autocast_enabled() or _are_transforms_active())
 
 
 def can_be_kept(adapters: Iterable[nn.Module], x: Tensor) -> bool:

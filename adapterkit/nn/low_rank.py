@@ -36,11 +36,30 @@ def low_rank_linear(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     if x.dtype is not dtype or weight.dtype is not dtype:
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if torch.compiler.is_compiling() and not dropout:
+        return add_traced(F.linear(x, weight, bias), x, a, b, scaling)
     if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
         return LowRankLinear.apply(x, weight, bias, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
     return _forward(x, mask, weight, bias, a.to(dtype), b.to(dtype), scaling * rescale(dropout))[0]
+
+
+def add_traced(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """``y + s B A x`` in operations that a compiler fuses with what stands around them, and derives.
+
+    A single row on a GPU waits for kernels to be started: as sums, the two products are one each, and they take the
+    factors as they are, where a product of matrices has them cast first.
+    """
+    if x.is_cuda and x.numel() == x.shape[-1]:
+        return add_as_sums(y, x, a, b, scaling)
+    return y + F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scaling
+
+
+def add_as_sums(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """``y + s B A x`` for a single row ``x (..., in)``, at least in float32."""
+    low = (x.reshape(-1).float() * a).sum(1)  # (r,)
+    return y + ((b * low).sum(1) * scaling).to(y.dtype)
 
 
 def product_beside(

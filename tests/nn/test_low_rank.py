@@ -1,0 +1,65 @@
+"""The forms of one low-rank product beside a layer's own: each gives what the plain formula gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from adapterkit.nn.low_rank import add_as_sums, add_traced, low_rank_linear, product_beside
+
+SCALING = 1.3
+SHAPES = [(1, 8), (1, 1, 8), (5, 8), (2, 3, 8), (8,)]
+
+
+def numbers(shape, dtype=torch.float32, bias=True):
+    """An input, and a layer and factors for it."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, own, a, b = (
+        torch.randn(size, generator=generator).to(dtype) for size in (shape, (6, 8), (6,), (3, 8), (6, 3))
+    )
+    return x, weight, own if bias else None, a, b
+
+
+def plain(x, weight, bias, a, b):
+    return F.linear(x, weight, bias) + SCALING * F.linear(F.linear(x, a), b)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_product_beside(shape, dtype, bias):
+    given = numbers(shape, dtype, bias)
+    torch.testing.assert_close(product_beside(*given, SCALING), plain(*given))
+
+
+def test_a_row_that_lies_apart():
+    x, *given = numbers((1, 8))
+    apart = torch.stack([x, x], dim=2)[..., 0]
+    assert not apart.is_contiguous()
+    torch.testing.assert_close(product_beside(apart, *given, SCALING), plain(x, *given))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_what_a_compiler_is_given_is_derived_as_well(shape):
+    x, weight, bias, *factors = numbers(shape, torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in (x, *factors)]
+    y = add_traced(F.linear(x, weight, bias), x, *factors, SCALING)
+    expected = plain(x, weight, bias, *factors)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), leaves), torch.autograd.grad(expected.sum(), leaves))
+
+
+@pytest.mark.parametrize("factors", [torch.float32, torch.bfloat16])
+def test_a_row_as_sums_keeps_the_factors_accuracy(factors):
+    x, weight, bias, a, b = numbers((1, 1, 8), torch.bfloat16)
+    y = add_as_sums(F.linear(x, weight, bias), x, a.to(factors), b.to(factors), SCALING)
+    assert (y.dtype, y.shape) == (torch.bfloat16, (1, 1, 6))
+    torch.testing.assert_close(y.float(), plain(*(t.float() for t in (x, weight, bias, a, b))), atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (5, 8)])
+def test_compiled(shape):
+    given = numbers(shape)
+    run = torch.compile(lambda *tensors: low_rank_linear(*tensors, SCALING), backend="eager", fullgraph=True)
+    torch.testing.assert_close(run(*given), plain(*given))
