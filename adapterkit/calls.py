@@ -4,11 +4,13 @@ that adapters read."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from adapterkit.errors import CapabilityError, StateError
+from adapterkit.nn.routing import looked_at_once
 from adapterkit.nn.selection import BASE, Routes
 from adapterkit.registry import resolve
 from adapterkit.tuner import Tuner
@@ -37,6 +39,14 @@ def _routes(tuner: Tuner, names: Sequence[str] | None, args: tuple[Any, ...], kw
         raise StateError(f"adapter_names has {len(names)} names for a batch of {rows} rows")
     before = tuner.selection.routes
     return before if before is not None and before.names == tuple(names) else Routes.of(names)
+
+
+def kept_looked_at(tuner: Tuner) -> AbstractContextManager[None]:
+    """For one forward after `prepare`: what the layers have kept is looked at before it, and not by each of them."""
+    routes = tuner.selection.routes
+    if routes is None or torch.compiler.is_compiling():
+        return nullcontext()
+    return looked_at_once([layer.view for layer in tuner.layers.values()], routes)
 
 
 def _take_inputs(tuner: Tuner, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 from typing_extensions import override
 
-from adapterkit.calls import prepare
+from adapterkit.calls import kept_looked_at, prepare
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
@@ -225,10 +225,11 @@ class PeftModel(Saved):
         """
         prepare(self.base_model, adapter_names, args, kwargs)
         prompt = self._active_prompt()
-        if prompt is None:
+        with kept_looked_at(self.base_model):
+            if prompt is not None:
+                return self._prompts().call_with_prompt(self, prompt, args, kwargs)
             outputs = self.base_model(*args, **kwargs)
-            return self.base_model.schedules.add_loss(outputs) if self.training else outputs
-        return self._prompts().call_with_prompt(self, prompt, args, kwargs)
+        return self.base_model.schedules.add_loss(outputs) if self.training else outputs
 
     def _active_prompt(self) -> PromptAdapter | None:
         selection = self.base_model.selection

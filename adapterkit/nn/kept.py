@@ -8,6 +8,7 @@ some optimizers write to them without PyTorch's noticing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
@@ -29,24 +30,40 @@ class Sources:
     `load_state_dict` are.
     """
 
-    __slots__ = ("_aliases", "_places", "_tensors")
+    __slots__ = ("_aliases", "_holders", "_names", "_tensors", "_values")
 
     def __init__(self, adapters: Iterable[nn.Module]) -> None:
-        self._places: list[tuple[dict[str, Any], str, Any]] = []
+        self._holders: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._values: list[Any] = []
         self.watch(place for adapter in adapters for place in _places(adapter))
-        tensors = [value for _, _, value in self._places if isinstance(value, Tensor)]
+        tensors = [value for value in self._values if isinstance(value, Tensor)]
         self._tensors = [(tensor, tensor._version, tensor.data_ptr()) for tensor in tensors]
         self._aliases = [tensor.detach() for tensor in tensors]  # alive: nothing else takes their addresses
 
+    @classmethod
+    def joined(cls, many: Iterable[Sources]) -> Sources:
+        """All of them, in the order in which they lie in memory: what is read of each is little, and far apart."""
+        joined, parts = cls(()), list(many)
+        places = [place for part in parts for place in zip(part._holders, part._names, part._values, strict=True)]
+        places.sort(key=lambda place: id(place[0]))
+        joined._holders, joined._names, joined._values = ([*column] for column in zip(*places, strict=True))
+        tensors = [(id(seen[0]), *seen) for part in parts for seen in part._tensors]
+        joined._tensors = [tuple(seen) for _, *seen in sorted(tensors, key=itemgetter(0))]
+        joined._aliases = [alias for part in parts for alias in part._aliases]
+        return joined
+
     def watch(self, places: Iterable[tuple[Any, str]]) -> None:
         """Look at what stands under these names of these dicts, too."""
-        self._places += [(holder, name, holder.get(name)) for holder, name in places]
+        for holder, name in places:
+            self._holders.append(holder)
+            self._names.append(name)
+            self._values.append(holder.get(name))
 
     def are_same(self) -> bool:
         """Whether nothing has changed."""
-        for holder, name, value in self._places:
-            if holder.get(name) is not value:
-                return False
+        if not all(map(is_, map(dict.get, self._holders, self._names), self._values)):
+            return False
         for tensor, version, address in self._tensors:
             if tensor._version != version or tensor.data_ptr() != address or tensor.requires_grad:
                 return False

@@ -2,12 +2,14 @@
 
 A method offers this by `LayerAdapter.row_form`; what has none runs one adapter after the other, on the rows of each. So
 the number of kernels depends on how many methods a batch has, and not on how many adapters. What is made of frozen
-adapters is kept from one forward to the next: each row's own tensors, side by side.
+adapters is kept from one forward to the next: each row's own tensors, side by side. Whether it still holds is seen for
+all layers of a model at once (`looked_at_once`), or by a layer that is called on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.forms import RowForm
 from adapterkit.nn.kept import Kept, Sources, can_be_kept, is_plain_call
 from adapterkit.nn.selection import Routes
+from adapterkit.nn.view import LayerView
 
 _FEW_TOKENS = 4
 """Up to so many tokens a row, products of a half type take longer than float32's on a CPU."""
@@ -76,10 +79,11 @@ class RowsOfAdapters(Kept):
         x: the layer's input, of as many rows.
     """
 
-    __slots__ = ("dtype", "is_kept", "parts", "routes", "sources")
+    __slots__ = ("dtype", "is_kept", "parts", "routes", "sources", "together", "was_same")
 
     def __init__(self, slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor) -> None:
-        self.routes, self.dtype = routes, _dtype(x)
+        self.routes, self.dtype, self.was_same = routes, _dtype(x), False
+        self.together: Together | None = None
         chain: list[Any] = [slot._modules[name] for slot in slots for name in routes.rows if name in slot._modules]
         watched = [*chain, *{adapter.layer.layer for adapter in chain if adapter.reads_weight}]
         self.is_kept = is_plain_call() and can_be_kept(watched, x)
@@ -118,8 +122,48 @@ class RowsOfAdapters(Kept):
             and is_plain_call()
             and (routes is self.routes or (routes.names == self.routes.names and routes.size == self.routes.size))
             and _dtype(x) is self.dtype
-            and self.sources.are_same()
+            and self._is_same()
         )
+
+    def _is_same(self) -> bool:
+        if self.together is not None and self.together.holds:
+            return True
+        self.was_same = self.sources.are_same()
+        return self.was_same
+
+
+class Together:
+    """What the layers of a model keep for the same routes, looked at in one go.
+
+    The adapters of a layer are thousands of small objects, and between two visits of a layer the model's weights pass
+    through the cache. Looking at one layer after the other waits for memory twice as long as looking at all at once.
+    """
+
+    __slots__ = ("holds", "sources")
+
+    def __init__(self, kept: Sequence[RowsOfAdapters]) -> None:
+        self.holds, self.sources = False, Sources.joined(one.sources for one in kept)
+        for one in kept:
+            one.together = self
+
+
+@contextmanager
+def looked_at_once(views: Iterable[LayerView], routes: Routes) -> Iterator[None]:
+    """Inside the block, a forward of the model of these layers, what they have kept for the routes is taken to be as it
+    is at the block's start."""
+    held = [view.kept_rows for view in views]
+    kept = [one for one in held if one is not None and one.was_same and one.routes.names is routes.names]
+    if not kept:
+        yield
+        return
+    together = kept[0].together
+    if together is None or any(one.together is not together for one in kept):
+        together = Together(kept)
+    together.holds = together.sources.are_same()
+    try:
+        yield
+    finally:
+        together.holds = False
 
 
 def rows_of_adapters(slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor, kept: Any) -> RowsOfAdapters:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from adapterkit import LoraConfig
+from adapterkit import LoraConfig, PeftModel, get_peft_model
 from adapterkit.nn.adapter import wrap
+from adapterkit.nn.kept import Sources
 from tests.gates.test_hazards import check, factor, layer_of, wrapped
 
 ROWS = ["a", "c", "__base__", "b", "a"]
@@ -33,6 +34,7 @@ CHANGES = {
         layer_of(model).adapters["a"].lora_B, "weight", nn.Parameter(torch.randn(10, 2))
     ),
     "another scale": lambda model: setattr(layer_of(model).adapters["a"], "scaling", 7.0),
+    "another adapter": lambda model: layer_of(model).adapters.update({"a": layer_of(model).adapters["b"]}),
     "trained": lambda model: model.set_requires_grad("a", True),
 }
 
@@ -41,7 +43,7 @@ CHANGES = {
 @pytest.mark.parametrize("shape", [(5, 12), (5, 3, 12)], ids=str)
 def test_rows_by_adapter(change, shape):
     model, x = wrapped(), torch.randn(shape)
-    for _ in range(2):
+    for _ in range(4):  # from the third on, what is kept is looked at before the forward
         by_row(model, x)
     with torch.no_grad():
         CHANGES[change](model)
@@ -95,3 +97,78 @@ def test_rows_of_bf16():
     y = model(x, adapter_names=ROWS)
     model.base_model.activate(["b"])
     torch.testing.assert_close(y[3], model(x)[3], atol=0.05, rtol=0.05)
+
+
+def deep() -> PeftModel:
+    """Three layers, whose forward is looked at in one go."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
+    config = LoraConfig(r=2, target_modules=["0", "1", "2"], init_lora_weights=False)
+    model = get_peft_model(base, config, "a")
+    model.add_adapter("b", config)
+    return model.requires_grad_(False).eval()
+
+
+def layers_of(model) -> list[nn.Module]:
+    return [*model.base_model.layers.values()]
+
+
+def settled(model, x):
+    """The output, once all layers have found what they keep to be the same."""
+    for _ in range(3):
+        y = model(x, adapter_names=["a", "b"])
+    return y
+
+
+def expected(model, x):
+    """Each row through the onions of its adapter alone."""
+    rows = []
+    for row, name in zip(x, ("a", "b"), strict=True):
+        for layer in layers_of(model):
+            row = wrap(layer.chain((name,)), layer.base_layer, row)
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def test_a_forward_looks_once_for_all_layers(monkeypatch):
+    model, x, looked = deep(), torch.randn(2, 6), []
+    settled(model, x)
+    look = Sources.are_same
+    monkeypatch.setattr(Sources, "are_same", lambda self: looked.append(self) or look(self))
+    for _ in range(2):
+        model(x, adapter_names=["a", "b"])
+    assert len(looked) == 2 and looked[0] is looked[1]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_change_in_any_layer_is_seen_by_the_look_at_all(place):
+    model, x = deep(), torch.randn(2, 6)
+    for _ in range(2):
+        torch.testing.assert_close(settled(model, x), expected(model, x))
+        with torch.no_grad():
+            layers_of(model)[place].adapters["b"].lora_A.weight.mul_(-3)
+        torch.testing.assert_close(model(x, adapter_names=["a", "b"]), expected(model, x))
+
+
+def test_a_layer_called_on_its_own_looks_itself():
+    model, x = deep(), torch.randn(2, 6)
+    settled(model, x)
+    layer = layers_of(model)[1]
+    with torch.no_grad():
+        layer.adapters["b"].lora_A.weight.mul_(-3)
+    torch.testing.assert_close(layer(x)[1], wrap(layer.chain(("b",)), layer.base_layer, x[1]))
+
+
+def test_a_forward_that_fails_leaves_nothing_to_be_trusted():
+    model, x = deep(), torch.randn(2, 6)
+    settled(model, x)
+    with pytest.raises(RuntimeError), layers_of(model)[1].base_layer.register_forward_pre_hook(fail):
+        model(x, adapter_names=["a", "b"])
+    with torch.no_grad():
+        layers_of(model)[2].adapters["b"].lora_A.weight.mul_(-3)
+    last = layers_of(model)[2]
+    torch.testing.assert_close(last(x)[1], wrap(last.chain(("b",)), last.base_layer, x[1]))
+
+
+def fail(module, args):
+    raise RuntimeError("no")
