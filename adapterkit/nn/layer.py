@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -122,6 +123,8 @@ class AdaptedLayer(MergingLayer):
         return wrap([in_call(adapter, inputs) for adapter in self.chain(self.selection.active)], base, x)
 
     def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():  # as for `kept` when rows are trained: an optimizer may write unseen
+            self.view.kept_rows = None
         if not args and not kwargs and is_plain_linear(layer):
             kind = type(chain[0])
             if is_frozen(layer) and all(type(adapter) is kind for adapter in chain):
@@ -191,6 +194,8 @@ class AdaptedLayer(MergingLayer):
         self, base: Callable[[Any], Any], x: Tensor, routes: Routes, others: Mapping[str, Any] | None = None
     ) -> Any:
         """Each row through its own adapter, and all rows through the base layer at once."""
+        if torch.is_grad_enabled():
+            self.view.kept = None
         rows = rows_of_adapters(self.slots, routes.fit(x.shape[0]), x, self.view.kept_rows)
         self.view.kept_rows = rows if rows.is_kept else None
         parts = rows.parts

@@ -172,3 +172,19 @@ def test_a_forward_that_fails_leaves_nothing_to_be_trusted():
 
 def fail(module, args):
     raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("trained_by_rows", [False, True])
+def test_an_optimizer_that_writes_unseen_on_the_other_way(trained_by_rows):
+    """What is kept for rows is given up when an adapter is trained alone, and the other way round."""
+    model, x = wrapped(), torch.randn(5, 12)
+    for _ in range(2):
+        check(model, x)
+        by_row(model, x)
+    model.set_requires_grad("a", True)
+    model.train()(x, adapter_names=ROWS if trained_by_rows else None).sum().backward()
+    memory = factor(model).detach().numpy()  # as kernels of their own write, past PyTorch's counting
+    memory += 1
+    model.eval().set_requires_grad("a", False)
+    check(model, x)
+    by_row(model, x)
