@@ -104,8 +104,9 @@ def row_products(a: Tensor, b: Tensor) -> Tensor:
 def _add_rows(y: Tensor, x: Tensor, a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> Tensor:
     """``y + ((A_1 B_1) ⊙ (A_2 B_2)) x`` of every row, with ``A`` as ``(rows, r, out)`` and ``B`` as ``(rows, r, in)``.
 
-    For few tokens ``x`` is between ``B_1`` and ``B_2^T``, which leaves ``(r, r)`` numbers to a token; for many, the
-    matrices of r² columns are made.
+    For few tokens ``x`` is between ``B_1`` and ``B_2^T``, which leaves ``(r, r)`` numbers to a token, and the product
+    with ``A_1`` is written over that with ``A_2``: new memory of its size takes longer than the arithmetic. For many
+    tokens the matrices of r² columns are made.
     """
     r, tokens = b1.shape[1], x.shape[1]
     if tokens > r:
@@ -114,7 +115,7 @@ def _add_rows(y: Tensor, x: Tensor, a1: Tensor, b1: Tensor, a2: Tensor, b2: Tens
         )  # (rows, r², in), (rows, r², out)
         return add_low_rank_rows(y, x, inner, outer)
     between = (x.unsqueeze(2) * b1.unsqueeze(1)).flatten(1, 2) @ b2.mT  # (rows, tokens * r, r)
-    return y + ((between @ a2).view(len(x), tokens, r, -1) * a1.unsqueeze(1)).sum(2)
+    return y + (between @ a2).view(len(x), tokens, r, -1).mul_(a1.unsqueeze(1)).sum(2)
 
 
 def _with_kernel(t: Tensor | None, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
