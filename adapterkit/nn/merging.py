@@ -69,7 +69,7 @@ def _at_least_float(tensor: Any) -> Any:
     return tensor.float() if isinstance(tensor, Tensor) and tensor.element_size() < 4 else tensor
 
 
-_BLOCK = 1 << 17
+_BLOCK = 1 << 18
 """How many numbers of a half type are widened at a time on a CPU: they stay in its cache."""
 
 
@@ -106,8 +106,9 @@ def add_low_rank(weight: Tensor, change: LowRank, out: Tensor, *, measure: bool 
     if dtype == weight.dtype:
         torch.addmm(weight, outer, inner, alpha=change.scaling, out=out)
         return 0.0
-    rows = max(1, _BLOCK // weight.shape[1]) if weight.is_cpu else len(weight)
-    scratch = torch.empty(min(rows, len(weight)), weight.shape[1], dtype=dtype, device=weight.device)
+    blocks = max(4, -(-weight.numel() // _BLOCK)) if weight.is_cpu else 1  # of one size; four, for the memory
+    rows = -(-len(weight) // blocks)
+    scratch = torch.empty(rows, weight.shape[1], dtype=dtype, device=weight.device)
     error = 0.0
     for start in range(0, len(weight), rows):
         place = slice(start, start + rows)
