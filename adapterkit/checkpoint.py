@@ -173,7 +173,7 @@ def _targets_embeddings(tuner: Tuner, name: str) -> bool:
     if config is None or config.trains_tokens:
         return False
     return any(
-        name in layer.adapters and target.rpartition(".")[2] in EMBEDDINGS for target, layer in tuner.layers.items()
+        target.rpartition(".")[2] in EMBEDDINGS and name in layer.adapters for target, layer in tuner.layers.items()
     )
 
 

@@ -26,7 +26,7 @@ def replacing_all(*paths: Path) -> Iterator[list[Path]]:
     """Temporary paths beside ``paths``, of one directory, which take their places together when the block ends without
     an error.
 
-    Every file is on disk before the first one is renamed. Where more than one changes, a note of what is going on
+    Every file that changes is on disk before the first one is renamed. Where more than one changes, a note of what is going on
     stands beside them meanwhile: whoever reads through `current` sees all of them as they were or all of them new,
     whenever writing is cut off.
     """
@@ -36,11 +36,11 @@ def replacing_all(*paths: Path) -> Iterator[list[Path]]:
         for path in paths:
             temporary.append(_temporary(path))
         yield temporary
-        for file in temporary:
+        changed = {file: path for file, path in zip(temporary, paths, strict=True) if not _same(file, path)}
+        for file in changed:
             file.chmod(0o666 & ~_umask())
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        changed = {file: path for file, path in zip(temporary, paths, strict=True) if not _same(file, path)}
         if len(changed) > 1:
             note = _temporary(paths[0].parent / PENDING)
             temporary.append(note)

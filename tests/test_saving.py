@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 
 import pytest
@@ -131,6 +132,23 @@ def test_an_interrupted_save_leaves_the_last_one(saved, monkeypatch):
         moved(r=4).save_pretrained(directory)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
     assert torch.equal(PeftModel.from_pretrained(net(), directory)(batch()), model(batch()))
+
+
+def test_what_changes_is_synced_and_nothing_else(saved, monkeypatch):
+    directory, model = saved
+    synced = []
+    monkeypatch.setattr("adapterkit.files.os.fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+
+    def saves(other):
+        synced.clear()
+        other.save_pretrained(directory)
+        return [next(name for name in (WEIGHTS, CONFIG) if name in path) for path in synced]
+
+    assert saves(model) == []
+    with torch.no_grad():
+        model.base_model.layers["layers.0.query"].adapters["default"].lora_A.weight.add_(1)
+    assert saves(model) == [WEIGHTS]
+    assert saves(moved(r=4)) == [WEIGHTS, CONFIG]
 
 
 def test_several_adapters_have_folders(tmp_path):

@@ -49,8 +49,9 @@ def test_views_and_shared_memory_are_written_out(tmp_path):
     assert all(torch.equal(read[key], tensor) for key, tensor in state.items())
 
 
-def test_metadata_are_in_the_order_of_their_names(tmp_path):
-    metadata = {name: name.upper() for name in "dbca"}
+@pytest.mark.parametrize("text", ["plain", 'a "quoted" \\ text', "two\nlines \x01", "größe"])
+def test_metadata_are_in_the_order_of_their_names(text, tmp_path):
+    metadata = {name: text + name for name in "dbca"}
     write_tensors(tmp_path / "file", {"a": WIDE}, metadata)
     with safe_open(tmp_path / "file", "pt") as file:
         assert file.metadata() == metadata
