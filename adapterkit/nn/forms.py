@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+MAX_RANK = 64
+"""Up to which rank a row is computed in one kernel: beyond it a tile of A has too few columns."""
 
 
 class RowForm(NamedTuple):
@@ -52,7 +56,27 @@ def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Ten
         inner: ``(rows or 1, r, in)``.
         outer: ``(rows or 1, r, out)``.
     """
+    if y.is_cuda and _fits_one_kernel(y, x, inner):
+        kernel = _row_kernel()
+        if kernel is not None:
+            return kernel(y, x.contiguous(), inner, outer)
     if len(inner) == 1:
         y.flatten(0, 1).addmm_((inner[0] @ x.flatten(0, 1).T).T, outer[0])
         return y
     return y.baddbmm_(inner.bmm(x.mT).mT, outer)
+
+
+def _fits_one_kernel(y: Tensor, x: Tensor, inner: Tensor) -> bool:
+    """Whether `adapterkit.nn.triton_rows` computes it: a token a row, no derivative."""
+    is_single = x.shape[1] == 1 and len(inner) == len(x) and inner.shape[1] <= MAX_RANK
+    return is_single and y.is_contiguous() and y.element_size() <= 4 and not torch.is_grad_enabled()
+
+
+@cache
+def _row_kernel() -> Callable[..., Tensor] | None:
+    """`adapterkit.nn.triton_rows.add_rows`, where Triton is installed."""
+    try:
+        from adapterkit.nn.triton_rows import add_rows
+    except ImportError:
+        return None
+    return add_rows

@@ -20,9 +20,6 @@ _OUTPUTS = 512
 _TILE = 16384
 """How many numbers of A a program reads at once."""
 
-MAX_RANK = 64
-"""Beyond it a tile has too few columns."""
-
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _kernel(
@@ -63,7 +60,7 @@ def add_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
     Args:
         y: ``(rows, 1, out)``, contiguous, as are the others.
         x: ``(rows, 1, in)``.
-        inner: ``A (rows, r, in)``, r at most `MAX_RANK`.
+        inner: ``A (rows, r, in)``, r at most `adapterkit.nn.forms.MAX_RANK`.
         outer: ``B (rows, r, out)``.
     """
     rows, rank, width = inner.shape

@@ -23,7 +23,7 @@ SUITES = (
     "growth",
     "sweep",
 )
-EXTRA = ("gpu", "gpu_compiled")
+EXTRA = ("gpu", "gpu_compiled", "gpu_rows")
 """Suites that run only when they are named."""
 
 
