@@ -8,7 +8,7 @@ some optimizers write to them without PyTorch's noticing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import is_, itemgetter
+from operator import is_
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ class Sources:
         places = [place for part in parts for place in zip(part._holders, part._names, part._values, strict=True)]
         places.sort(key=lambda place: id(place[0]))
         joined._holders, joined._names, joined._values = ([*column] for column in zip(*places, strict=True))
-        tensors = [(id(seen[0]), *seen) for part in parts for seen in part._tensors]
-        joined._tensors = [tuple(seen) for _, *seen in sorted(tensors, key=itemgetter(0))]
+        joined._tensors = sorted((seen for part in parts for seen in part._tensors), key=lambda seen: id(seen[0]))
         joined._aliases = [alias for part in parts for alias in part._aliases]
         return joined
 

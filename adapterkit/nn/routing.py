@@ -160,6 +160,9 @@ def looked_at_once(views: Iterable[LayerView], routes: Routes) -> Iterator[None]
     if together is None or any(one.together is not together for one in kept):
         together = Together(kept)
     together.holds = together.sources.are_same()
+    if not together.holds:  # the next time without the layers in which something has changed
+        for one in kept:
+            one.together = None
     try:
         yield
     finally:

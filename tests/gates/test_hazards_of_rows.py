@@ -140,6 +140,17 @@ def test_a_forward_looks_once_for_all_layers(monkeypatch):
     assert len(looked) == 2 and looked[0] is looked[1]
 
 
+def test_the_other_layers_are_looked_at_once_when_one_is_trained(monkeypatch):
+    model, x, looked = deep(), torch.randn(2, 6), []
+    settled(model, x)
+    layers_of(model)[1].adapters["b"].requires_grad_(True)
+    settled(model, x)
+    look = Sources.are_same
+    monkeypatch.setattr(Sources, "are_same", lambda self: looked.append(self) or look(self))
+    torch.testing.assert_close(model(x, adapter_names=["a", "b"]), expected(model, x))
+    assert len(looked) == 1
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_change_in_any_layer_is_seen_by_the_look_at_all(place):
     model, x = deep(), torch.randn(2, 6)
