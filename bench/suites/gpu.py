@@ -1,4 +1,5 @@
-"""Tokens per second and peak memory on a GPU, in bf16, on a Llama of one billion parameters.
+"""Tokens per second and peak memory on a GPU, in bf16, on a Llama of one billion parameters; compiled, on some of its
+layers.
 
 ``python -m bench --device cuda``; with ``--smoke`` the same lines run on the CPU on a tiny model.
 """
@@ -11,9 +12,10 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from bench.contenders import forward, load, silent
 from bench.memory import MIB
@@ -32,24 +34,37 @@ CASES: dict[str, tuple[int, int]] = {  # how many rows of one token, for how man
 
 
 def rows(runner: Runner, compiled: bool = False) -> Iterator[Row]:
-    model = os.environ.get("BENCH_MODEL", "llama-tiny" if runner.smoke else "llama-1b")
+    base = Base(os.environ.get("BENCH_MODEL", "llama-tiny" if runner.smoke else "llama-1b"), 4 if compiled else 0)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         for number, name in enumerate(ADAPTERS):
-            write_lora(build(model, "meta"), root / name, r=16, alpha=24, seed=number)
+            write_lora(base.build("meta"), root / name, r=16, alpha=24, seed=number)
         how = "compiled" if compiled else "eager"
-        yield from tried(f"decode, {model}, {how}", _decoding, runner, model, root, compiled)
-        yield from tried(f"training, {model}, {how}", _training, runner, model, root, compiled)
+        yield from tried(f"decode, {base}, {how}", _decoding, runner, base, root, compiled)
+        yield from tried(f"training, {base}, {how}", _training, runner, base, root, compiled)
 
 
-def _training(runner: Runner, model: str, root: Path, compiled: bool) -> Iterator[Row]:
+class Base(NamedTuple):
+    """A base model, or some of its layers: all of them take minutes to compile."""
+
+    name: str
+    layers: int
+
+    def build(self, device: str) -> nn.Module:
+        return build(self.name, device, DTYPE, **({"num_hidden_layers": self.layers} if self.layers else {}))
+
+    def __str__(self) -> str:
+        return f"{self.layers} layers of {self.name}" if self.layers else self.name
+
+
+def _training(runner: Runner, model: Base, root: Path, compiled: bool) -> Iterator[Row]:
     """One contender on the card at a time, each round on a base of its own; compiling takes too long for several."""
-    shape = (1, 16) if runner.smoke else (4, 2048) if model == "llama-1b" else (2, 2048)
+    shape = (1, 16) if runner.smoke else (4, 2048) if model.name == "llama-1b" else (2, 2048)
     times: Times = {name: [] for name in ("bare", PEFT, OURS)}
     peaks, losses = {}, {}
     for _ in range(1 if compiled else runner.rounds(3)):
         for name in runner.random.sample(list(times), len(times)):
-            base = load(name, build(model, runner.device, DTYPE), root / ADAPTERS[0], trainable=True)
+            base = load(name, model.build(runner.device), root / ADAPTERS[0], trainable=True)
             step = Step(_compiled(runner, base) if compiled else base, inputs(base, *shape, runner.device))
             losses[name] = torch.stack([step().detach() for _ in range(3)])
             _reset_peak(runner)
@@ -71,7 +86,7 @@ def _speed(title: str, times: Times, tokens: int) -> Row:
     return Row.of_values(title, "tokens/s", speeds[OURS], speeds[PEFT], floor=speeds["bare"], note="floor: the bare model")
 
 
-def _decoding(runner: Runner, model: str, root: Path, compiled: bool) -> Iterator[Row]:
+def _decoding(runner: Runner, model: Base, root: Path, compiled: bool) -> Iterator[Row]:
     """All contenders on the card. Compiled, only one row through one adapter."""
     models = {name: _with_adapters(runner, name, model, root) for name in ("bare", PEFT, OURS)}
     for case, (count, used) in list(CASES.items())[: 1 if compiled else None]:
@@ -90,8 +105,8 @@ def _decoding(runner: Runner, model: str, root: Path, compiled: bool) -> Iterato
     _empty(runner)
 
 
-def _with_adapters(runner: Runner, name: str, model: str, root: Path) -> Any:
-    wrapped = load(name, build(model, runner.device, DTYPE), root / ADAPTERS[0], ADAPTERS[0])
+def _with_adapters(runner: Runner, name: str, model: Base, root: Path) -> Any:
+    wrapped = load(name, model.build(runner.device), root / ADAPTERS[0], ADAPTERS[0])
     for adapter in ADAPTERS[1:] if name != "bare" else ():
         wrapped.load_adapter(root / adapter, adapter)
     return wrapped.eval()
