@@ -137,7 +137,9 @@ def test_an_interrupted_save_leaves_the_last_one(saved, monkeypatch):
 def test_what_changes_is_synced_and_nothing_else(saved, monkeypatch):
     directory, model = saved
     synced = []
-    monkeypatch.setattr("adapterkit.files.os.fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    monkeypatch.setattr(
+        "adapterkit.files.os.fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+    )
 
     def saves(other):
         synced.clear()

@@ -9,9 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-FEW_ROWS = 64
-"""Up to so many rows of one adapter, starting two products takes longer than computing them."""
-
 MAX_RANK = 64
 """Up to which rank a row is computed in one kernel: beyond it a tile of A has too few columns."""
 
@@ -70,9 +67,9 @@ def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Ten
 
 
 def _fits_one_kernel(y: Tensor, x: Tensor, inner: Tensor) -> bool:
-    """Whether `adapterkit.nn.triton_rows` computes it: a token a row, not too many of one adapter, no derivative."""
-    is_short = x.shape[1] == 1 and inner.shape[1] <= MAX_RANK and (len(inner) > 1 or len(x) <= FEW_ROWS)
-    return is_short and y.is_contiguous() and y.element_size() <= 4 and not torch.is_grad_enabled()
+    """Whether `adapterkit.nn.triton_rows` computes it: a token a row, each of its own adapter, and no derivative."""
+    is_single = x.shape[1] == 1 and len(inner) == len(x) and inner.shape[1] <= MAX_RANK
+    return is_single and y.is_contiguous() and y.element_size() <= 4 and not torch.is_grad_enabled()
 
 
 @cache

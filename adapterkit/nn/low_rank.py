@@ -62,9 +62,7 @@ def add_as_sums(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> T
     return y + ((b * low).sum(1) * scaling).to(y.dtype)
 
 
-def product_beside(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
-) -> Tensor:
+def product_beside(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """``W x + b + s B A x`` where no gradient is wanted, all of one type. A single row on a CPU is taken as the vector
     that it is."""
     shape = x.shape

@@ -83,7 +83,9 @@ def _training(runner: Runner, model: Base, root: Path, compiled: bool) -> Iterat
 def _speed(title: str, times: Times, tokens: int) -> Row:
     """Tokens per second; the bare model's stand in the place of the floor."""
     speeds = {name: tokens / statistics.median(values) for name, values in times.items()}
-    return Row.of_values(title, "tokens/s", speeds[OURS], speeds[PEFT], floor=speeds["bare"], note="floor: the bare model")
+    return Row.of_values(
+        title, "tokens/s", speeds[OURS], speeds[PEFT], floor=speeds["bare"], note="floor: the bare model"
+    )
 
 
 def _decoding(runner: Runner, model: Base, root: Path, compiled: bool) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """LoRA in inference: how the active adapters of a layer are computed, kept from one forward to the next.
 
-A single adapter on a CPU, in the type of its inputs, is read as it is. Others are made ready: adapters that are active together
+A single adapter in the type of its inputs is read as it is. Others are made ready: adapters that are active together
 stand side by side along the rank, in the type that the product is computed in, so that however many are active there
 are two products. What that keeps is their size.
 """
@@ -8,24 +8,26 @@ are two products. What that keeps is their size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adapterkit.nn.forms import FEW_ROWS, add_low_rank_rows
 from adapterkit.nn.kept import KeptChain, Sources, can_be_kept
 from adapterkit.nn.low_rank import product_beside
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
 
+_FEW_ROWS = 64
+"""Up to so many rows a CPU is faster in float32: setting up a product in bf16 takes oneDNN 30 to 50 us."""
+
 
 @final
 class Direct(KeptChain):
-    """A single adapter on a CPU, in the type of its inputs: its factors are read off it in every forward.
+    """A single adapter in the type of its inputs: its factors are read off it in every forward.
 
     Nothing is made of them, so they may change and be trained. What is kept is where they are.
     """
@@ -74,10 +76,6 @@ class Ready(KeptChain):
     def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """``W x + b + s B A x``."""
         base: Any = layer._parameters
-        if x.is_cuda and x.numel() <= FEW_ROWS * x.shape[-1]:
-            rows = x.reshape(-1, x.shape[-1])
-            y = F.linear(rows, base["weight"], base["bias"])
-            return add_low_rank_rows(y[:, None], rows[:, None], self.a[None], self.b[None]).view(*x.shape[:-1], -1)
         if x.dtype is self.dtype:
             return product_beside(x, base["weight"], base["bias"], self.a, self.b.t(), 1.0)
         return F.linear(x, base["weight"], base["bias"]).add_(F.linear(x.to(self.dtype), self.a) @ self.b)
@@ -89,9 +87,10 @@ def ready(chain: Sequence[LoraAdapter], x: Tensor) -> KeptChain | None:
     view = chain[0].layer
     if any(adapter._buffers for adapter in chain) or type(x) not in (Tensor, nn.Parameter):
         return None
-    if len(chain) == 1 and x.is_cpu and not _depends_on_rows(x):
-        view.kept = direct = Direct(chain[0], x)
+    if len(chain) == 1 and not _depends_on_rows(x):
+        direct = Direct(chain[0], x)
         if direct.holds():
+            view.kept = direct
             return direct
     kept = view.kept
     if type(kept) is Ready and kept.dtype is _dtype(x) and kept.chain == chain and kept.holds():
@@ -105,5 +104,4 @@ def _depends_on_rows(x: Tensor) -> bool:
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    """On a CPU few rows are faster in float32: setting up a product in bf16 takes oneDNN 30 to 50 us."""
-    return torch.float32 if _depends_on_rows(x) and x.numel() <= FEW_ROWS * x.shape[-1] else x.dtype
+    return torch.float32 if _depends_on_rows(x) and x.numel() <= _FEW_ROWS * x.shape[-1] else x.dtype
