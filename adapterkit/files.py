@@ -26,9 +26,9 @@ def replacing_all(*paths: Path) -> Iterator[list[Path]]:
     """Temporary paths beside ``paths``, of one directory, which take their places together when the block ends without
     an error.
 
-    Every file that changes is on disk before the first one is renamed. Where more than one changes, a note of what is going on
-    stands beside them meanwhile: whoever reads through `current` sees all of them as they were or all of them new,
-    whenever writing is cut off.
+    Every file that changes is on disk before the first one is renamed. Where more than one changes, a note of what is
+    going on stands beside them meanwhile: whoever reads through `current` sees all of them as they were or all of them
+    new, whenever writing is cut off.
     """
     finish(paths[0].parent)
     temporary: list[Path] = []

@@ -137,7 +137,8 @@ def test_a_forward_looks_once_for_all_layers(monkeypatch):
     monkeypatch.setattr(Sources, "are_same", lambda self: looked.append(self) or look(self))
     for _ in range(2):
         model(x, adapter_names=["a", "b"])
-    assert len(looked) == 2 and looked[0] is looked[1]
+    assert len(looked) == 2
+    assert looked[0] is looked[1]
 
 
 def test_the_other_layers_are_looked_at_once_when_one_is_trained(monkeypatch):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from adapterkit.methods.lora.ready import Ready, ready
-from adapterkit.nn.kept import is_plain_inference
+from adapterkit.methods.lora.ready import ready
+from adapterkit.nn.kept import KeptChain, is_plain_inference
 from adapterkit.nn.low_rank import low_rank_linear
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
     return low_rank_linear(x, weight, parameters["bias"], *_joined(chain), dropout=dropout)
 
 
-def _ready(chain: Sequence[LoraAdapter], x: Tensor, weight: Tensor) -> Ready | None:
-    """The factors as they were kept, where no gradient is wanted. Training gives up what was kept."""
+def _ready(chain: Sequence[LoraAdapter], x: Tensor, weight: Tensor) -> KeptChain | None:
+    """What inference keeps, where no gradient is wanted. Training gives it up."""
     if torch.is_grad_enabled():
         chain[0].layer.kept = None
         return None
