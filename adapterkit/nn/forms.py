@@ -57,7 +57,7 @@ def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Ten
         outer: ``(rows or 1, r, out)``.
     """
     if y.is_cuda and _fits_one_kernel(y, x, inner):
-        kernel = _row_kernel()
+        kernel = row_kernel()
         if kernel is not None:
             return kernel(y, x.contiguous(), inner, outer)
     if len(inner) == 1:
@@ -73,7 +73,7 @@ def _fits_one_kernel(y: Tensor, x: Tensor, inner: Tensor) -> bool:
 
 
 @cache
-def _row_kernel() -> Callable[..., Tensor] | None:
+def row_kernel() -> Callable[..., Tensor] | None:
     """`adapterkit.nn.triton_rows.add_rows`, where Triton is installed."""
     try:
         from adapterkit.nn.triton_rows import add_rows

@@ -3,12 +3,13 @@ products. ``python -m bench --device cuda --suite gpu_rows``."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from adapterkit.nn.forms import _row_kernel
+from adapterkit.nn.forms import row_kernel
 from bench.models import check_equal
 from bench.rows import OURS, Row
 from bench.timing import Runner
@@ -17,6 +18,9 @@ RANK = 16
 SIZES = ((2048, 2048), (2048, 8192), (8192, 2048))
 BATCHES = ((1, 1), (16, 16), (64, 8), (64, 64), (256, 64))
 """Rows, and how many adapters they are for."""
+
+TIMES = 50
+"""How often a graph does the work."""
 
 
 def rows(runner: Runner) -> Iterator[Row]:
@@ -29,15 +33,12 @@ def rows(runner: Runner) -> Iterator[Row]:
 
 def _row(runner: Runner, count: int, adapters: int, wide: int, out: int) -> Iterator[Row]:
     works = _works(count, adapters, wide, out)
-    check_equal("rows", {name: work() for name, work in works.items()}, 1e-2)
+    check_equal("rows", {name: work().clone() for name, work in works.items()}, 1e-2)
     times = runner.interleave({name: _many(work) for name, work in works.items()}, 20, warm=2)
     title = f"{count} rows for {adapters} adapters, {wide} to {out}, in a graph"
-    for other in works.keys() - {OURS}:
-        values = {name: 1000 * sorted(times[name])[len(times[name]) // 2] / _TIMES for name in (OURS, other)}
-        yield Row.of_values(title, "ms", values[OURS], values[other], note=f"not PEFT: {other}")
-
-
-_TIMES = 50
+    medians = {name: 1e6 * statistics.median(values) / TIMES for name, values in times.items()}
+    for other in (name for name in works if name != OURS):
+        yield Row.of_values(title, "us", medians[OURS], medians[other], note=f"not PEFT: {other}")
 
 
 def _many(work: Callable[[], Tensor]) -> Callable[[], None]:
@@ -48,7 +49,7 @@ def _many(work: Callable[[], Tensor]) -> Callable[[], None]:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(_TIMES):
+        for _ in range(TIMES):
             work()
     return graph.replay
 
@@ -64,7 +65,7 @@ def _works(count: int, adapters: int, wide: int, out: int) -> dict[str, Callable
     owners = torch.arange(count, device="cuda") * adapters // count
     own_a, own_b, turned = a[owners], b[owners], a.mT.contiguous()
     ends = torch.bincount(owners, minlength=adapters).cumsum(0).int()
-    kernel = _row_kernel()
+    kernel = row_kernel()
     assert kernel is not None
 
     def grouped() -> Tensor:

@@ -38,6 +38,6 @@ def test_it_adds_each_rows_own_product():
 
 def test_without_triton_there_is_no_kernel(monkeypatch):
     monkeypatch.setitem(sys.modules, "adapterkit.nn.triton_rows", None)
-    forms._row_kernel.cache_clear()
-    assert forms._row_kernel() is None
-    forms._row_kernel.cache_clear()
+    forms.row_kernel.cache_clear()
+    assert forms.row_kernel() is None
+    forms.row_kernel.cache_clear()
