@@ -227,3 +227,44 @@ def test_inference_mode(model):
     torch.testing.assert_close(check(model, x), y)
     model(x.requires_grad_()).sum().backward()
     assert x.grad.any()
+
+
+def test_one_factor_of_another_type():
+    model = wrapped()
+    check(model)
+    half = layer_of(model).adapters["a"]
+    half.lora_B._parameters["weight"] = nn.Parameter(half.lora_B.weight.data.bfloat16(), requires_grad=False)
+    check(model)
+    half.lora_A._parameters["weight"] = nn.Parameter(half.lora_A.weight.data.bfloat16(), requires_grad=False)
+    check(model)
+
+
+def test_a_factor_that_is_computed():
+    model, x = wrapped(), torch.randn(5, 12)
+    before = check(model, x)
+
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    nn.utils.parametrize.register_parametrization(layer_of(model).adapters["a"].lora_B, "weight", Doubled())
+    base = layer_of(model).base_layer(x)
+    torch.testing.assert_close(check(model, x) - base, 2 * (before - base))
+
+
+def test_a_product_taken_away_again(model):
+    half = layer_of(model).adapters["a"]
+    before = check(model, x := torch.ones(2, 12))
+    half.register_buffer("start_A", torch.randn(1, 12))
+    half.register_buffer("start_B", torch.randn(10, 1))
+    assert not torch.allclose(check(model, x), before)
+
+
+def test_dropping_begins():
+    model, x = wrapped(), torch.ones(4, 12)
+    before = check(model, x)
+    layer_of(model).adapters["a"].dropout = 0.5
+    torch.testing.assert_close(check(model, x), before)
+    model.train()
+    with torch.no_grad():
+        assert not torch.allclose(model(x), before)

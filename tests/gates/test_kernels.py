@@ -61,6 +61,14 @@ def test_inference_takes_two_however_many_adapters_are_active(active, dtype):
     assert inferred(lora(active, dtype), x_of(100, dtype)) == 2
 
 
+@pytest.mark.parametrize("rows", [1, 100])
+def test_a_trained_adapter_takes_two_where_no_gradient_is_wanted(rows):
+    model, x = lora().eval(), x_of(rows)
+    with torch.no_grad():
+        model(x)
+        assert len(kernels(lambda: model(x))) - BASE["inference"] == 2
+
+
 def test_a_few_rows_of_bf16_on_a_cpu_take_two_more_in_float32():
     assert inferred(lora(1, torch.bfloat16), x_of(1, torch.bfloat16)) == 4
 

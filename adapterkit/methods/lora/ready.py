@@ -56,20 +56,23 @@ class Direct(KeptChain):
 
 @final
 class Ready(KeptChain):
-    """The factors ``A (R, in)`` and ``s B^T (R, out)`` of a chain, side by side and cast."""
+    """The factors ``A (R, in)`` and ``B (out, R)`` of a chain, side by side and cast, for the first one's scale."""
 
-    __slots__ = ("a", "b", "dtype", "sources")
+    __slots__ = ("a", "b", "dtype", "scaling", "sources")
 
     def __init__(self, chain: Sequence[LoraAdapter], x: Tensor) -> None:
         super().__init__(chain, None if _depends_on_rows(x) else x.dtype)
         self.sources = Sources(chain)
-        self.dtype = _dtype(x)
-        weighted = [adapter.lora_B.weight.t() * adapter.scaling for adapter in chain]
+        self.dtype, self.scaling = _dtype(x), chain[0].scaling
         self.a = torch.cat([adapter.lora_A.weight.detach() for adapter in chain]).to(self.dtype)
-        self.b = torch.cat(weighted).to(self.dtype)
+        weighted = [adapter.lora_B.weight * (adapter.scaling / self.scaling) for adapter in chain]
+        self.b = torch.cat(weighted, 1).to(self.dtype)
 
     @override
     def holds(self) -> bool:
+        for adapter in self.chain:
+            if adapter._buffers:  # what a start takes away again may be there later than the factors
+                return False
         return self.sources.are_same()
 
     @override
@@ -77,8 +80,9 @@ class Ready(KeptChain):
         """``W x + b + s B A x``."""
         base: Any = layer._parameters
         if x.dtype is self.dtype:
-            return product_beside(x, base["weight"], base["bias"], self.a, self.b.t(), 1.0)
-        return F.linear(x, base["weight"], base["bias"]).add_(F.linear(x.to(self.dtype), self.a) @ self.b)
+            return product_beside(x, base["weight"], base["bias"], self.a, self.b, self.scaling)
+        change = F.linear(F.linear(x.to(self.dtype), self.a), self.b)
+        return F.linear(x, base["weight"], base["bias"]).add_(change, alpha=self.scaling)
 
 
 def ready(chain: Sequence[LoraAdapter], x: Tensor) -> KeptChain | None:
