@@ -42,7 +42,18 @@ def low_rank_linear(
         seed = draw_seed() if dropout else 0
         return LowRankLinear.apply(x, weight, bias, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
-    return _forward(x, mask, weight, bias, a.to(dtype), b.to(dtype), scaling * rescale(dropout))[0]
+    thin = type_of_products(x)
+    return _forward(x, mask, weight, bias, a.to(thin), b.to(thin), scaling * rescale(dropout))[0]
+
+
+_FEW_ROWS = 64
+
+
+def type_of_products(x: Tensor) -> torch.dtype:
+    """The type in which a thin product with ``x (..., in)`` is computed: that of ``x``, but float32 for a few rows of a
+    half type on a CPU, where oneDNN takes 30 to 50 us to set up a product. Autocast has a type of its own."""
+    is_short = x.is_cpu and x.dtype.itemsize <= 2 and x.numel() <= _FEW_ROWS * x.shape[-1]
+    return torch.float32 if is_short and not torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def add_traced(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -77,13 +88,25 @@ def product_beside(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b:
 def _forward(
     x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """``W x + b + s B A (mask x)`` and ``A (mask x)``."""
+    """``W x + b + s B A (mask x)`` and ``A (mask x)``, which has the type of ``A`` and ``B``."""
     shape = x.shape
     rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])  # 2-D is the shorter way through PyTorch, too
     y = F.linear(rows, weight, bias)
-    low = F.linear(rows if mask is None else rows * mask.view(rows.shape), a)  # (rows, r)
-    y.addmm_(low, b.t(), alpha=scaling)
+    low = F.linear(_typed(rows if mask is None else rows * mask.view(rows.shape), a), a)  # (rows, r)
+    _add_product(y, low, b.t(), scaling)
     return (y if len(shape) == 2 else y.view(*shape[:-1], y.shape[1])), low
+
+
+def _typed(x: Tensor, other: Tensor) -> Tensor:
+    """``x`` in the type of the other one."""
+    return x if x.dtype is other.dtype else x.to(other.dtype)  # the call alone takes as long as a small kernel
+
+
+def _add_product(y: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tensor:
+    """``y + s left right``, written to ``y``, whatever the type of the two."""
+    if y.dtype is left.dtype:
+        return y.addmm_(left, right, alpha=scaling)
+    return y.add_(left @ right, alpha=scaling)
 
 
 class LowRankLinear(torch.autograd.Function):
@@ -103,30 +126,33 @@ class LowRankLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.scaling, ctx.dropout, ctx.seed = scaling * rescale(dropout), dropout, seed
         mask = keep_mask(x, dropout, seed) if dropout else None
-        y, low = _forward(x, mask, weight, bias, a.to(x.dtype), b.to(x.dtype), ctx.scaling)
+        thin = type_of_products(x)
+        y, low = _forward(x, mask, weight, bias, a.to(thin), b.to(thin), ctx.scaling)
         ctx.save_for_backward(x, weight, a, b, low)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, own_a, own_b, low = ctx.saved_tensors
-        a, b = own_a.to(x.dtype), own_b.to(x.dtype)
+        a, b = _typed(own_a, low), _typed(own_b, low)
         mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
         scaling = ctx.scaling
         if torch.is_grad_enabled():  # this derivative is to be derived itself
-            return _differentiable(ctx.needs_input_grad, grad, x, weight, a, b, scaling, mask)
+            factors = own_a.to(x.dtype), own_b.to(x.dtype)
+            return _differentiable(ctx.needs_input_grad, grad, x, weight, *factors, scaling, mask)
         needs_x, _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
         flat, grad_x, grad_a, grad_b = grad.reshape(-1, grad.shape[-1]), None, None, None
-        grad_low = flat @ b  # (rows, r)
+        thin = _typed(flat, low)
+        grad_low = thin @ b  # (rows, r)
         if needs_a:
-            kept = (x if mask is None else x * mask).reshape(-1, x.shape[-1])
-            grad_a = torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling).to(own_a.dtype)
+            kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low)
+            grad_a = _typed(torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling), own_a)
         if needs_b:  # the long way round is twice as fast on a CPU as a product with r columns
-            grad_b = torch.empty_like(own_b).copy_(torch.addmm(b.t(), low.t(), flat, beta=0, alpha=scaling).t())
+            grad_b = torch.empty_like(own_b).copy_(torch.addmm(b.t(), low.t(), thin, beta=0, alpha=scaling).t())
         if needs_x:
             grad_x = flat @ weight
             if mask is None:
-                grad_x.addmm_(grad_low, a, alpha=scaling)
+                _add_product(grad_x, grad_low, a, scaling)
             else:
                 grad_x.add_((grad_low @ a).mul_(mask.view(grad_x.shape)), alpha=scaling)
             grad_x = grad_x.view(x.shape)

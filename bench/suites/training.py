@@ -42,6 +42,8 @@ SETTINGS = (
 def rows(runner: Runner) -> Iterator[Row]:
     for setting in SETTINGS:
         yield from tried(f"training step, {setting.name}", _setting, runner, setting)
+    for dtype, columns, goal in ((torch.float32, 32, 0.85), (torch.bfloat16, 16, 1.0)):
+        yield from tried("training step, llama-tiny", _short, runner, dtype, columns, goal)
 
 
 def _setting(runner: Runner, setting: Setting) -> Iterator[Row]:
@@ -65,6 +67,20 @@ def _setting(runner: Runner, setting: Setting) -> Iterator[Row]:
     yield Row.of_values(
         f"  kept for backward by the adapters, {setting.name}", "MiB", extra[OURS], extra[PEFT], goal=goal
     )
+
+
+def _short(runner: Runner, dtype: torch.dtype, columns: int, goal: float) -> Row:
+    """The whole step on a row of few tokens, where starting kernels takes longer than computing them."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory) / "a"
+        write_lora(build("llama-tiny", "meta"), root)
+        models = load_all("llama-tiny", root, dtype=dtype, trainable=True, bare=False)
+    steps = {name: Step(model, inputs(model, 1, columns)) for name, model in models.items()}
+    losses = {name: torch.stack([step().detach() for _ in range(3)]) for name, step in steps.items()}
+    check_equal("losses", losses, tolerance(dtype))
+    times = runner.interleave({name: silent(step) for name, step in steps.items()}, 40)
+    kind = "float32" if dtype == torch.float32 else "bf16"
+    return Row.of_times(f"whole training step, {kind}, llama-tiny 1 x {columns}", times, goal=goal)
 
 
 def _time_row(setting: Setting, times: Times, shape: str) -> Row:

@@ -84,7 +84,11 @@ def test_training_takes_seven():
 
 
 def test_training_on_a_bf16_base_casts_each_factor_twice_and_a_gradient():
-    assert trained(lora(dtype=torch.bfloat16), x_of(3, torch.bfloat16)) == 7 + 5
+    assert trained(lora(dtype=torch.bfloat16), x_of(100, torch.bfloat16)) == 7 + 5
+
+
+def test_training_on_a_few_rows_of_bf16_casts_what_is_short_and_adds_apart():
+    assert trained(lora(dtype=torch.bfloat16), x_of(3, torch.bfloat16)) == 7 + 3 + 2
 
 
 def test_rows_by_adapter_take_as_many_kernels_for_nine_as_for_twelve():

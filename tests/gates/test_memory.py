@@ -10,7 +10,7 @@ from adapterkit import LoraConfig, get_peft_model
 from tests.gates.counting import Allocations, saved, saved_bytes
 from tests.gates.installed import methods_on_linear, on_linear
 
-IN, OUT, R, ROWS = 144, 176, 4, 24
+IN, OUT, R, ROWS = 144, 176, 4, 96
 
 NEEDS_THE_WEIGHTS_SHAPE: dict[str, str] = {}
 """Methods that keep a tensor of the weight's shape for backward: why their mathematics needs it."""
@@ -28,10 +28,10 @@ class Siblings(nn.Module):
         return (self.query(x) + self.key(x)).sum()
 
 
-def kept(dtype: torch.dtype = torch.float32, *, autocast: bool = False, of: torch.dtype | None = None, **fields) -> int:
+def kept(dtype: torch.dtype = torch.float32, *, autocast: bool = False, of: torch.dtype | None = None, rows: int = ROWS, **fields) -> int:
     config = LoraConfig(r=R, target_modules=["query", "key"], **fields)
     model = get_peft_model(Siblings(dtype), config).train()
-    x = torch.randn(ROWS, IN, dtype=of or dtype, requires_grad=True)
+    x = torch.randn(rows, IN, dtype=of or dtype, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         return saved_bytes(lambda: model(x), model)
 
@@ -47,6 +47,10 @@ def test_float32():
 
 def test_a_bf16_base_keeps_its_own_type():
     assert kept(torch.bfloat16) == formula(2)
+
+
+def test_a_few_rows_of_bf16_keep_their_product_with_a_in_float32():
+    assert kept(torch.bfloat16, rows=3) == 3 * IN * 2 + 2 * 3 * R * 4
 
 
 def test_dropout_keeps_a_seed():
