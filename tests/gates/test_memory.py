@@ -28,7 +28,14 @@ class Siblings(nn.Module):
         return (self.query(x) + self.key(x)).sum()
 
 
-def kept(dtype: torch.dtype = torch.float32, *, autocast: bool = False, of: torch.dtype | None = None, rows: int = ROWS, **fields) -> int:
+def kept(
+    dtype: torch.dtype = torch.float32,
+    *,
+    autocast: bool = False,
+    of: torch.dtype | None = None,
+    rows: int = ROWS,
+    **fields,
+) -> int:
     config = LoraConfig(r=R, target_modules=["query", "key"], **fields)
     model = get_peft_model(Siblings(dtype), config).train()
     x = torch.randn(rows, IN, dtype=of or dtype, requires_grad=True)
