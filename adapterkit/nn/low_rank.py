@@ -17,6 +17,9 @@ from torch import Tensor
 
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
 
+_FEW_ROWS = 64
+"""Up to so many rows of a half type a CPU takes longer to set up a product than to compute it in float32."""
+
 
 def low_rank_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0
@@ -46,12 +49,9 @@ def low_rank_linear(
     return _forward(x, mask, weight, bias, a.to(thin), b.to(thin), scaling * rescale(dropout))[0]
 
 
-_FEW_ROWS = 64
-
-
 def type_of_products(x: Tensor) -> torch.dtype:
     """The type in which a thin product with ``x (..., in)`` is computed: that of ``x``, but float32 for a few rows of a
-    half type on a CPU, where oneDNN takes 30 to 50 us to set up a product. Autocast has a type of its own."""
+    half type on a CPU. Autocast has a type of its own."""
     is_short = x.is_cpu and x.dtype.itemsize <= 2 and x.numel() <= _FEW_ROWS * x.shape[-1]
     return torch.float32 if is_short and not torch.is_autocast_enabled("cpu") else x.dtype
 
@@ -69,7 +69,8 @@ def add_traced(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Te
 
 def add_as_sums(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """``y + s B A x`` for a single row ``x (..., in)``, at least in float32."""
-    low = (x.reshape(-1).float() * a).sum(1)  # (r,)
+    row = x.reshape(-1)
+    low = ((row if row.dtype is torch.float64 else row.float()) * a).sum(1)  # (r,)
     return y + ((b * low).sum(1) * scaling).to(y.dtype)
 
 

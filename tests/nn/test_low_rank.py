@@ -63,3 +63,9 @@ def test_compiled(shape):
     given = numbers(shape)
     run = torch.compile(lambda *tensors: low_rank_linear(*tensors, SCALING), backend="eager", fullgraph=True)
     torch.testing.assert_close(run(*given), plain(*given))
+
+
+def test_a_row_as_sums_in_float64():
+    x, weight, bias, *factors = numbers((1, 8), torch.float64)
+    y = add_as_sums(F.linear(x, weight, bias), x, *factors, SCALING)
+    torch.testing.assert_close(y, plain(x, weight, bias, *factors), rtol=1e-12, atol=1e-12)
