@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import StateError
-from adapterkit.nn import storage
+from adapterkit.nn import memory, storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.forms import LowRank
 from adapterkit.nn.merging import add_low_rank, is_held_alone, low_rank_change, merged_parameters
@@ -105,7 +105,7 @@ class MergingLayer(Module):
     def _merge_low_rank(self, change: LowRank, names: Sequence[str], *, keep: bool, safe: bool) -> float:
         in_place = not keep and not safe and is_held_alone(self.base_layer)
         weight = self.base_layer.get_parameter("weight").detach()
-        out = weight if in_place else torch.empty_like(weight)
+        out = weight if in_place else (memory.empty_like if keep else torch.empty_like)(weight)
         error = add_low_rank(weight, change, out, measure=keep)
         if not in_place:
             _refuse_infinite({"weight": out}, names, safe=safe)

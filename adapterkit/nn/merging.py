@@ -103,15 +103,16 @@ def add_low_rank(weight: Tensor, change: LowRank, out: Tensor, *, measure: bool 
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
     outer, inner = change.outer.to(dtype), change.inner.to(dtype)
-    if dtype == weight.dtype:
-        torch.addmm(weight, outer, inner, alpha=change.scaling, out=out)
-        return 0.0
     blocks = max(4, -(-weight.numel() // _BLOCK)) if weight.is_cpu else 1  # of one size; four, for the memory
     rows = -(-len(weight) // blocks)
+    places = [slice(start, start + rows) for start in range(0, len(weight), rows)]
+    if dtype == weight.dtype:
+        for place in places:
+            torch.addmm(weight[place], outer[place], inner, alpha=change.scaling, out=out[place])
+        return 0.0
     scratch = torch.empty(rows, weight.shape[1], dtype=dtype, device=weight.device)
     error = 0.0
-    for start in range(0, len(weight), rows):
-        place = slice(start, start + rows)
+    for place in places:
         exact = scratch[: len(weight[place])].copy_(weight[place])
         exact.addmm_(outer[place], inner, alpha=change.scaling)
         out[place] = exact
