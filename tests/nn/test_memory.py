@@ -18,7 +18,8 @@ def test_it_has_the_shape_and_type_and_memory_of_its_own() -> None:
     weight = torch.randn(LARGE).to(torch.bfloat16)
     first, second = memory.empty_like(weight).fill_(1), memory.empty_like(weight).fill_(2)
     assert (first.shape, first.dtype, first.stride()) == (weight.shape, weight.dtype, weight.stride())
-    assert bool((first == 1).all()) and bool((second == 2).all())
+    assert bool((first == 1).all())
+    assert bool((second == 2).all())
     assert first.untyped_storage().nbytes() == weight.nbytes
 
 
@@ -55,5 +56,6 @@ def test_where_large_pages_are_refused_it_is_usual_memory(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("tensor", [torch.empty(3, 4), torch.empty(LARGE).T, torch.empty(LARGE, device="meta")])
 def test_small_and_transposed_tensors_and_those_elsewhere_get_usual_memory(tensor: torch.Tensor) -> None:
     made = memory.empty_like(tensor)
-    assert made.stride() == tensor.stride() and made.device == tensor.device
+    assert made.stride() == tensor.stride()
+    assert made.device == tensor.device
     assert made.untyped_storage().resizable()
