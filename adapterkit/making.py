@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ from adapterkit.targets import Modules, match_subset, match_targets, matching, s
 from adapterkit.tokens import make_token_rows
 from adapterkit.tying import Tied
 
-_META = torch.device("meta")
+_META, _CPU = torch.device("meta"), torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Maker:
                 made = [implementation(config.at(spot.name), spot.view) for spot in spots]
         else:
             seed, made = torch.initial_seed(), []
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _cpu():
                 for spot in spots:
                     _start_stream(f"{seed}/{name}/{spot.seed}")
                     made.append(implementation(config.at(spot.name), spot.view))
@@ -152,6 +152,11 @@ def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapt
     return adapter
 
 
+def _cpu() -> AbstractContextManager[object]:
+    """In the block, new tensors are on the CPU, whose numbers are drawn from one stream wherever the base is."""
+    return nullcontext() if torch.get_default_device() == _CPU else _CPU
+
+
 def _start_stream(key: str) -> None:
     """Draw from a stream that depends on ``key`` only: what else is made, and in which order, moves nothing."""
     digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
@@ -161,7 +166,7 @@ def _start_stream(key: str) -> None:
 @contextmanager
 def seeded(key: str) -> Iterator[None]:
     """In the block, random numbers come from a stream of their own."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _cpu():
         _start_stream(key)
         yield
 

@@ -44,6 +44,14 @@ class TestMaking:
         assert isinstance(model.base_model, Tuner)
         assert model.base_model.model is base
 
+    def test_the_start_is_the_same_whatever_the_default_device(self):
+        usual, base = get_peft_model(net(), lora()), net()
+        with torch.device("meta"):
+            model = get_peft_model(base, lora())
+        starts = [{n: p for n, p in m.named_parameters() if p.requires_grad} for m in (usual, model)]
+        for name, start in starts[0].items():
+            assert torch.equal(starts[1][name], start)
+
     def test_names_fall_through_to_the_base(self):
         model = pair()
         assert model.embed is model.get_base_model().embed
