@@ -74,6 +74,26 @@ def targets_of(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
+def quantise(model: nn.Module, bits: int) -> nn.Module:
+    """The same model with its linear layers stored by bitsandbytes, in 4 (nf4) or 8 bits."""
+    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+
+    for name, layer in list(targets_of(model)):
+        sizes, weight = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.data
+        parent, _, child = name.rpartition(".")
+        new: Any
+        if bits == 4:
+            new = Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+            new.weight = Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4", module=new)
+        else:
+            new = Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
+            new.weight = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+        new.bias = layer.bias
+        setattr(model.get_submodule(parent), child, new.to(weight.device))  # which quantises
+    setattr(model, f"is_loaded_in_{bits}bit", True)
+    return model
+
+
 def write_lora(
     model: nn.Module, directory: Path, *, r: int = 8, alpha: float = 12, seed: int = 1, dropout: float = 0.0
 ) -> int:

@@ -1,4 +1,4 @@
-"""Quantised base models, for real: bitsandbytes in 8 and 4 bits and torchao, on the CPU."""
+"""Quantised base models, for real: bitsandbytes in 8 and 4 bits and torchao; on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the quantisers' own
 
 SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2,
          "vocab_size": 32, "num_hidden_layers": 2}  # fmt: skip
-IDS = torch.arange(10).reshape(2, 5)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IDS = torch.arange(10, device=DEVICE).reshape(2, 5)
 BITS = {
     "8bit": {"load_in_8bit": True},
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -60,16 +61,17 @@ def base(dense):
 
     def make(kind, **options):
         if kind == "torchao":
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-            model = LlamaForCausalLM.from_pretrained(dense)
-            quantize_(
-                model, Int8WeightOnlyConfig(), lambda module, name: isinstance(module, nn.Linear) and "proj" in name
+            torchao = pytest.importorskip("torchao.quantization")
+            model = LlamaForCausalLM.from_pretrained(dense, device_map=DEVICE)
+            torchao.quantize_(
+                model,
+                torchao.Int8WeightOnlyConfig(),
+                lambda module, name: isinstance(module, nn.Linear) and "proj" in name,
             )
             return model
         config = BitsAndBytesConfig(**BITS[kind], bnb_4bit_compute_dtype=torch.float32)
         return LlamaForCausalLM.from_pretrained(
-            dense, quantization_config=config, dtype=torch.float32, device_map="cpu"
+            dense, quantization_config=config, dtype=torch.float32, device_map=DEVICE
         )
 
     return make
@@ -175,7 +177,7 @@ def test_a_merged_model_can_be_saved_and_loaded(tmp_path, base, kind):
     merged = model.merge_and_unload().eval()
     merged.save_pretrained(tmp_path)
     expected = logits(merged)
-    again = LlamaForCausalLM.from_pretrained(tmp_path, device_map="cpu").eval()
+    again = LlamaForCausalLM.from_pretrained(tmp_path, device_map=DEVICE).eval()
     assert type(again.model.layers[0].self_attn.q_proj) is nn.Linear
     assert storage.is_quantised(again.model.layers[0].self_attn.k_proj)
     torch.testing.assert_close(logits(again), expected, atol=1e-5, rtol=1e-5)
@@ -217,7 +219,7 @@ def test_preparing_checkpoints_gradients(base, reentrant):
 def test_preparing_casts_what_is_not_quantised(dense):
     quantisation = BitsAndBytesConfig(**BITS["nf4"])
     model = LlamaForCausalLM.from_pretrained(
-        dense, quantization_config=quantisation, dtype=torch.bfloat16, device_map="cpu"
+        dense, quantization_config=quantisation, dtype=torch.bfloat16, device_map=DEVICE
     )
     prepare_model_for_kbit_training(model)
     kinds = {type(p).__name__: p.dtype for p in model.parameters()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.forms import LowRank, RowForm
-from adapterkit.nn.low_rank import low_rank_linear
+from adapterkit.nn.low_rank import add_low_rank, low_rank_linear
 from adapterkit.nn.module import Module, holders_in
 
 if TYPE_CHECKING:
@@ -145,6 +145,19 @@ class LayerAdapter(Adapter):
             return None
         weight: Any = layer.weight
         return low_rank_linear(x, weight, layer.bias, change.inner, change.outer, change.scaling)
+
+    @classmethod
+    def beside(cls, chain: Sequence[Any], y: Tensor, x: Tensor) -> Tensor | None:
+        """What `fused` is, for a linear layer of another kind or one that is listened to, which is called as it is.
+        For methods that leave the layer's input alone.
+
+        Args:
+            chain: as for `fused`.
+            y: what the layer made of ``x``, ``(..., out_features)``. Others may hold it: it must not be written to.
+            x: ``(..., in_features)``.
+        """
+        change = chain[0].low_rank() if len(chain) == 1 else None
+        return None if change is None else add_low_rank(y, x, change.inner, change.outer, change.scaling)
 
     def low_rank(self) -> LowRank | None:
         """All that the adapter does now, where that is ``y + scaling * outer (inner x)`` in the type of ``x``; else

@@ -17,8 +17,8 @@ from torch._C import _are_functorch_transforms_active as _are_transforms_active
 from torch._C import _is_any_autocast_enabled
 from torch.compiler import is_compiling
 
+from adapterkit.nn.low_rank import type_of_products
 from adapterkit.nn.module import modules_in
-from adapterkit.nn.plain import is_plain_linear
 from adapterkit.nn.selection import Selection
 
 
@@ -88,17 +88,18 @@ class Kept:
 
 
 class KeptChain(Kept):
-    """How the active adapters of a plain linear layer are computed, found once.
+    """How the active adapters of a linear layer are computed, found once.
 
     Args:
         chain: the adapters.
-        takes: the type of the inputs that it is for; None if more than that decides, so that the layer asks again.
+        takes: the type of the inputs that it is for.
+        thin: the type of its products, where the number of rows decides it (`type_of_products`).
     """
 
-    __slots__ = ("chain", "names", "places", "takes")
+    __slots__ = ("chain", "names", "places", "takes", "thin")
 
-    def __init__(self, chain: Sequence[nn.Module], takes: torch.dtype | None) -> None:
-        self.chain, self.takes = list(chain), takes
+    def __init__(self, chain: Sequence[nn.Module], takes: torch.dtype, thin: torch.dtype | None = None) -> None:
+        self.chain, self.takes, self.thin = list(chain), takes, thin
         self.names: Sequence[str] | None = None
         self.places: list[tuple[dict[str, Any], str, Any]] = []
 
@@ -108,11 +109,11 @@ class KeptChain(Kept):
             held: Any = [slot._modules for slot in slots]
             self.names, self.places = names, [(slot, name, slot.get(name)) for slot in held for name in names]
 
-    def serves(self, selection: Selection, layer: Any, x: Tensor) -> bool:
-        """Whether `apply` does to ``x`` what the selected adapters do around a ``layer`` that has none merged."""
-        if selection.active != self.names or selection.routes is not None:
+    def serves(self, selection: Selection, x: Tensor) -> bool:
+        """Whether `apply` does to ``x`` what the selected adapters do around a layer that has none merged."""
+        if selection.active != self.names or selection.routes is not None or x.dtype is not self.takes:
             return False
-        if x.dtype is not self.takes or not is_plain_linear(layer):
+        if self.thin is not None and type_of_products(x) is not self.thin:
             return False
         for slot, name, adapter in self.places:
             if slot.get(name) is not adapter:
@@ -124,8 +125,17 @@ class KeptChain(Kept):
         raise NotImplementedError
 
     def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
-        """The adapted layer's output, for ``x (..., in)``."""
+        """The adapted output of a plain layer, for ``x (..., in)``."""
         raise NotImplementedError
+
+    def add(self, y: Tensor, x: Tensor) -> Tensor:
+        """The same of any other one, from its own output ``y (..., out)``, in a new tensor."""
+        raise NotImplementedError
+
+
+def is_traced() -> bool:
+    """Whether operations are recorded or transformed, not just computed."""
+    return is_compiling() or _are_transforms_active()
 
 
 def is_plain_inference() -> bool:

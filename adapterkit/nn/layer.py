@@ -14,7 +14,7 @@ from torch.func import functional_call
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.block import call_block, in_call, rows_of
-from adapterkit.nn.kept import KeptChain, is_plain_inference
+from adapterkit.nn.kept import KeptChain, is_plain_inference, is_traced
 from adapterkit.nn.merged import MergingLayer
 from adapterkit.nn.module import ModuleDict
 from adapterkit.nn.parameters import as_stored, changed_parameters
@@ -90,10 +90,9 @@ class AdaptedLayer(MergingLayer):
         selection = self.selection
         if selection.enabled and len(args) == 1 and not kwargs and is_plain_inference():  # what is kept is not traced
             kept: KeptChain | None = self.view.kept
-            if kept is not None and not self.merged_adapters:
+            if kept is not None and not self.merged_adapters and kept.serves(selection, args[0]):
                 layer: Any = self._modules["base_layer"]
-                if kept.serves(selection, layer, args[0]):
-                    return kept.apply(args[0], layer)
+                return kept.apply(args[0], layer) if is_plain_linear(layer) else kept.add(layer(args[0]), args[0])
         return self._forward(*args, **kwargs)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -124,19 +123,31 @@ class AdaptedLayer(MergingLayer):
 
     def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():  # as for `kept` when rows are trained: an optimizer may write unseen
-            self.view.kept_rows = None
-        if not args and not kwargs and is_plain_linear(layer):
-            kind = type(chain[0])
-            if is_frozen(layer) and all(type(adapter) is kind for adapter in chain):
-                y = kind.fused(chain, layer, x)
-                if y is not None:
-                    self._bind_kept()
-                    return y
+            self.view.kept = self.view.kept_rows = None
+        kind = type(chain[0])
+        is_one_kind = all(type(adapter) is kind for adapter in chain)
+        if is_one_kind and not args and not kwargs and is_plain_linear(layer) and is_frozen(layer):
+            y = kind.fused(chain, layer, x)
+            if y is not None:
+                self._bind_kept()
+                return y
+        elif is_one_kind and self.view.kind == "linear" and kind.adapt_input is LayerAdapter.adapt_input:
+            return self._forward_beside(chain, layer(x, *args, **kwargs), x)
 
         def base(x: Any) -> Any:
             return layer(x, *args, **kwargs)
 
         return wrap(chain, base, x)
+
+    def _forward_beside(self, chain: list[LayerAdapter], y: Any, x: Any) -> Any:
+        """What the layer made of ``x``, adapted."""
+        changed = None
+        if type(y) is Tensor and type(x) in (Tensor, nn.Parameter) and not is_traced():
+            changed = type(chain[0]).beside(chain, y, x)
+        if changed is None:
+            return wrap(chain, lambda _: y, x)
+        self._bind_kept()
+        return changed
 
     def _bind_kept(self) -> None:
         """What a forward has left is for the adapters that are active now."""

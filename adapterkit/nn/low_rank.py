@@ -9,6 +9,7 @@ and factors of another type are cast again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,28 @@ def low_rank_linear(
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
     thin = type_of_products(x)
     return _forward(x, mask, weight, bias, a.to(thin), b.to(thin), scaling * rescale(dropout))[0]
+
+
+def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0) -> Tensor:
+    """``y + s B A drop(x)`` in a new tensor, for a layer that is called as it is: others may hold what it gives.
+
+    Args:
+        y: the layer's output, ``(..., out)``, whose type the result has.
+        x: ``(..., in)``.
+        a: ``(r, in)``, as for `low_rank_linear`, like what follows.
+        b: ``(out, r)``.
+        scaling: ``s``.
+        dropout: how often an element of ``x`` is dropped on its way to ``A``.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    if torch.is_grad_enabled() and (y.requires_grad or x.requires_grad or a.requires_grad or b.requires_grad):
+        seed = draw_seed() if dropout else 0
+        return LowRankProduct.apply(y, x, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
+    mask = keep_mask(x, dropout, draw_seed()) if dropout else None
+    thin = type_of_products(x)
+    return _added(y, _inner(x, mask, a.to(thin)), b.to(thin), scaling * rescale(dropout))
 
 
 def type_of_products(x: Tensor) -> torch.dtype:
@@ -93,9 +116,25 @@ def _forward(
     shape = x.shape
     rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])  # 2-D is the shorter way through PyTorch, too
     y = F.linear(rows, weight, bias)
-    low = F.linear(_typed(rows if mask is None else rows * mask.view(rows.shape), a), a)  # (rows, r)
+    low = _inner(rows, mask, a)
     _add_product(y, low, b.t(), scaling)
     return (y if len(shape) == 2 else y.view(*shape[:-1], y.shape[1])), low
+
+
+def _inner(x: Tensor, mask: Tensor | None, a: Tensor) -> Tensor:
+    """``A (mask x)``, of the type of ``A``, as ``(rows, r)``."""
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    return F.linear(_typed(rows if mask is None else rows * mask.view(rows.shape), a), a)
+
+
+def _added(y: Tensor, low: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """``y + s B low`` in a new tensor of the type and shape of ``y``."""
+    rows = y if y.ndim == 2 else y.reshape(-1, y.shape[-1])
+    if y.dtype is low.dtype:
+        added = torch.addmm(rows, low, b.t(), alpha=scaling)
+    else:
+        added = rows.to(low.dtype).addmm_(low, b.t(), alpha=scaling).to(y.dtype)
+    return added.view(y.shape)
 
 
 def _typed(x: Tensor, other: Tensor) -> Tensor:
@@ -135,21 +174,14 @@ class LowRankLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, own_a, own_b, low = ctx.saved_tensors
-        a, b = _typed(own_a, low), _typed(own_b, low)
+        a, scaling = _typed(own_a, low), ctx.scaling
         mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
-        scaling = ctx.scaling
         if torch.is_grad_enabled():  # this derivative is to be derived itself
             factors = own_a.to(x.dtype), own_b.to(x.dtype)
             return _differentiable(ctx.needs_input_grad, grad, x, weight, *factors, scaling, mask)
-        needs_x, _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
-        flat, grad_x, grad_a, grad_b = grad.reshape(-1, grad.shape[-1]), None, None, None
-        thin = _typed(flat, low)
-        grad_low = thin @ b  # (rows, r)
-        if needs_a:
-            kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low)
-            grad_a = _typed(torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling), own_a)
-        if needs_b:  # the long way round is twice as fast on a CPU as a product with r columns
-            grad_b = torch.empty_like(own_b).copy_(torch.addmm(b.t(), low.t(), thin, beta=0, alpha=scaling).t())
+        needs_x, _, _, *needs = ctx.needs_input_grad
+        flat, grad_x = grad.reshape(-1, grad.shape[-1]), None
+        grad_low, grad_a, grad_b = _to_factors(needs, flat, x, a, own_a, own_b, low, scaling, mask)
         if needs_x:
             grad_x = flat @ weight
             if mask is None:
@@ -160,20 +192,76 @@ class LowRankLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
+class LowRankProduct(torch.autograd.Function):
+    """`add_low_rank` with its derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, dropout: float, seed: int
+    ) -> Tensor:
+        ctx.scaling, ctx.dropout, ctx.seed = scaling * rescale(dropout), dropout, seed
+        mask = keep_mask(x, dropout, seed) if dropout else None
+        thin = type_of_products(x)
+        low = _inner(x, mask, a.to(thin))
+        ctx.save_for_backward(x, a, b, low)
+        return _added(y, low, b.to(thin), ctx.scaling)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, own_a, own_b, low = ctx.saved_tensors
+        a, scaling = _typed(own_a, low), ctx.scaling
+        mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
+        needs_y, needs_x, *needs = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            factors = own_a.to(x.dtype), own_b.to(x.dtype)
+            shares = _differentiable((needs_x,), grad.to(x.dtype), x, None, *factors, scaling, mask)
+            return grad, shares[0], shares[3], shares[4], None, None, None
+        flat, grad_x = grad.reshape(-1, grad.shape[-1]), None
+        grad_low, grad_a, grad_b = _to_factors(needs, flat, x, a, own_a, own_b, low, scaling, mask)
+        if needs_x:
+            share = torch.addmm(grad_low.new_empty(()), grad_low, a, beta=0, alpha=scaling).view(x.shape)
+            grad_x = _typed(share if mask is None else share.mul_(mask), x)
+        return grad if needs_y else None, grad_x, grad_a, grad_b, None, None, None
+
+
+def _to_factors(
+    needs: Sequence[bool],
+    flat: Tensor,
+    x: Tensor,
+    a: Tensor,
+    own_a: Tensor,
+    own_b: Tensor,
+    low: Tensor,
+    scaling: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of ``A x (rows, r)``, A and B from the output's, ``flat (rows, out)``; ``a`` is A in the type of
+    the product."""
+    b, thin = _typed(own_b, low), _typed(flat, low)
+    grad_low, grad_a, grad_b = thin @ b, None, None
+    if needs[0]:
+        kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low)
+        grad_a = _typed(torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling), own_a)
+    if needs[1]:  # the long way round is twice as fast on a CPU as a product with r columns
+        grad_b = torch.empty_like(own_b).copy_(torch.addmm(b.t(), low.t(), thin, beta=0, alpha=scaling).t())
+    return grad_low, grad_a, grad_b
+
+
 def _differentiable(
     needs: tuple[bool, ...],
     grad: Tensor,
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     a: Tensor,
     b: Tensor,
     scaling: float,
     mask: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """The derivative in operations that autograd can follow."""
+    """The derivative in operations that autograd can follow; without a weight that of the product alone."""
     kept = x if mask is None else x * mask
     flat, rows = grad.reshape(-1, grad.shape[-1]), kept.reshape(-1, x.shape[-1])
     grad_low = flat @ b
     share = (grad_low @ a).view(x.shape) * scaling
-    grad_x = grad @ weight + (share if mask is None else share * mask) if needs[0] else None
+    share = share if mask is None else share * mask
+    grad_x = None if not needs[0] else share if weight is None else grad @ weight + share
     return grad_x, None, None, grad_low.t() @ rows * scaling, flat.t() @ (rows @ a.t()) * scaling, None, None, None

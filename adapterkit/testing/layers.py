@@ -71,6 +71,21 @@ class LayerLaws(AdapterCase):
             self.close(*results)
             self.close(*(torch.autograd.grad(y.cos().sum(), parameters, allow_unused=True) for y in results))
 
+    def test_layers_that_are_listened_to_are_the_onion(self, layer: nn.Module) -> None:
+        model, given = self.adapted(layer), []
+        for adapted in adapted_layers(model):
+            x = self.inputs(layer)
+            adapted.base_layer.register_forward_hook(lambda _, __, y: given.append((y, y.detach().clone())))
+            parameters = [p for p in adapted.adapters.parameters() if p.requires_grad]
+            results = [adapted(x), by_hand(adapted.chain(("a",)), adapted.base_layer, x)]
+            self.close(*results)
+            self.close(*(torch.autograd.grad(y.cos().sum(), parameters, allow_unused=True) for y in results))
+            with torch.no_grad():
+                for _ in range(2):
+                    self.close(adapted(x), results[1])
+        assert given
+        assert all(torch.equal(y, before) for y, before in given), "what the layer gave was written to"
+
     def test_low_rank_change_is_the_onion(self, sample: nn.Module) -> None:
         model, x = self.adapted(sample), self.inputs(sample)
         for adapted in adapted_layers(model):

@@ -23,7 +23,7 @@ SUITES = (
     "growth",
     "sweep",
 )
-EXTRA = ("gpu", "gpu_compiled", "gpu_rows")
+EXTRA = ("gpu", "gpu_compiled", "gpu_quantised", "gpu_rows")
 """Suites that run only when they are named."""
 
 

@@ -1,5 +1,5 @@
-"""Tokens per second and peak memory on a GPU, in bf16, on a Llama of one billion parameters; compiled, on some of its
-layers.
+"""Tokens per second and peak memory on a GPU, in bf16, on a Llama of one billion parameters; compiled or quantised, on
+some of its layers.
 
 ``python -m bench --device cuda``; with ``--smoke`` the same lines run on the CPU on a tiny model.
 """
@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.contenders import forward, load, silent
 from bench.memory import MIB
-from bench.models import build, check_equal, inputs, tolerance, write_lora
+from bench.models import build, check_equal, inputs, quantise, tolerance, write_lora
 from bench.rows import OURS, PEFT, Row, tried
 from bench.suites.training import Step
 from bench.timing import Runner, Times, added, added_ratio
@@ -33,8 +33,9 @@ CASES: dict[str, tuple[int, int]] = {  # how many rows of one token, for how man
 }
 
 
-def rows(runner: Runner, compiled: bool = False) -> Iterator[Row]:
-    base = Base(os.environ.get("BENCH_MODEL", "llama-tiny" if runner.smoke else "llama-1b"), 4 if compiled else 0)
+def rows(runner: Runner, compiled: bool = False, bits: int = 0) -> Iterator[Row]:
+    name = os.environ.get("BENCH_MODEL", "llama-tiny" if runner.smoke else "llama-1b")
+    base = Base(name, 4 if compiled or bits else 0, bits)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         for number, name in enumerate(ADAPTERS):
@@ -45,16 +46,20 @@ def rows(runner: Runner, compiled: bool = False) -> Iterator[Row]:
 
 
 class Base(NamedTuple):
-    """A base model, or some of its layers: all of them take minutes to compile."""
+    """A base model, or some of its layers: all of them take minutes to compile, and to quantise."""
 
     name: str
     layers: int
+    bits: int
+    """In which its weights are stored; 0 leaves them as they are."""
 
     def build(self, device: str) -> nn.Module:
-        return build(self.name, device, DTYPE, **({"num_hidden_layers": self.layers} if self.layers else {}))
+        model = build(self.name, device, DTYPE, **({"num_hidden_layers": self.layers} if self.layers else {}))
+        return quantise(model, self.bits) if self.bits and device != "meta" else model
 
     def __str__(self) -> str:
-        return f"{self.layers} layers of {self.name}" if self.layers else self.name
+        name = f"{self.layers} layers of {self.name}" if self.layers else self.name
+        return f"{name} in {self.bits} bits" if self.bits else name
 
 
 def _training(runner: Runner, model: Base, root: Path, compiled: bool) -> Iterator[Row]:

@@ -61,11 +61,23 @@ def factor(model, name="a", letter="lora_B"):
     return getattr(layer_of(model).adapters[name], letter).weight
 
 
+@pytest.fixture(params=["plain", "listened to"])
+def listened(request):
+    """Whether a hook on the base layer keeps the fused form away."""
+    return request.param != "plain"
+
+
 @pytest.fixture(params=ACTIVE, ids="".join)
-def model(request):
+def model(request, listened):
     model = wrapped(request.param)
+    if listened:
+        layer_of(model).base_layer.register_forward_hook(ignore)
     check(model)
     return model
+
+
+def ignore(*_) -> None:
+    """A hook that does nothing, and can be pickled."""
 
 
 def test_writing_to_a_factor(model):

@@ -73,6 +73,19 @@ def test_a_few_rows_of_bf16_on_a_cpu_take_two_more_in_float32():
     assert inferred(lora(1, torch.bfloat16), x_of(1, torch.bfloat16)) == 4
 
 
+@pytest.mark.parametrize("active", [1, 3])
+def test_beside_a_layer_that_is_listened_to_it_takes_as_many(active):
+    model = lora(active)
+    model.get_base_model().layer.base_layer.register_forward_hook(lambda *_: None)
+    assert inferred(model, x_of(100)) == 2
+
+
+def test_training_beside_a_layer_that_is_listened_to_takes_eight():
+    model = lora()
+    model.get_base_model().layer.base_layer.register_forward_hook(lambda *_: None)
+    assert trained(model, x_of(100)) == 8
+
+
 def test_a_disabled_adapter_takes_none():
     model = lora().eval()
     with model.disable_adapter():

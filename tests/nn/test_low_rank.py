@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adapterkit.nn.low_rank import add_as_sums, add_traced, low_rank_linear, product_beside
+from adapterkit.nn.low_rank import add_as_sums, add_low_rank, add_traced, low_rank_linear, product_beside
 
 SCALING = 1.3
 SHAPES = [(1, 8), (1, 1, 8), (5, 8), (2, 3, 8), (8,)]
@@ -69,3 +69,46 @@ def test_a_row_as_sums_in_float64():
     x, weight, bias, *factors = numbers((1, 8), torch.float64)
     y = add_as_sums(F.linear(x, weight, bias), x, *factors, SCALING)
     torch.testing.assert_close(y, plain(x, weight, bias, *factors), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("wanted", [(0, 1, 2, 3), (1,), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_product_beside_an_output_that_others_hold(shape, wanted):
+    x, weight, bias, a, b = numbers(shape, torch.float64)
+    y = F.linear(x, weight, bias)
+    leaves = [tensor.detach().requires_grad_(place in wanted) for place, tensor in enumerate((y, x, a, b))]
+    asked = [leaves[place] for place in wanted]
+    found = add_low_rank(*leaves, SCALING)
+    expected = leaves[0] + SCALING * F.linear(F.linear(*leaves[1:3]), leaves[3])
+    torch.testing.assert_close(found, expected)
+    first = [torch.autograd.grad(out.sin().sum(), asked, create_graph=True) for out in (found, expected)]
+    torch.testing.assert_close(*first)
+    second = [torch.autograd.grad(sum(g.sin().sum() for g in gradients), asked, allow_unused=True)
+              for gradients in first]  # fmt: skip
+    torch.testing.assert_close(*second)
+    assert torch.equal(leaves[0], y)
+
+
+@pytest.mark.parametrize("graded", [True, False])
+@pytest.mark.parametrize("rows", [1, 100])
+@pytest.mark.parametrize("of_y", [torch.float32, torch.bfloat16])
+def test_a_product_beside_has_the_outputs_type(of_y, rows, graded):
+    x, weight, bias, a, b = numbers((rows, 8), torch.bfloat16)
+    y = F.linear(x, weight, bias).to(of_y)
+    with torch.set_grad_enabled(graded):
+        found = add_low_rank(y, x, a.float().requires_grad_(graded), b.float(), SCALING)
+    assert (found.dtype, found.requires_grad) == (of_y, graded)
+    expected = y.float() + SCALING * (x.float() @ a.float().T @ b.float().T)
+    torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.03)
+
+
+def test_a_product_beside_drops_as_the_fused_one_does():
+    x, weight, bias, a, b = numbers((5, 8), torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in (x, a, b)]
+    results = []
+    for make in (lambda: low_rank_linear(x, weight, bias, a, b, SCALING, dropout=0.5),
+                 lambda: add_low_rank(F.linear(x, weight, bias), x, a, b, SCALING, dropout=0.5)):  # fmt: skip
+        torch.manual_seed(3)
+        y = make()
+        results.append((y, *torch.autograd.grad(y.cos().sum(), leaves)))
+    torch.testing.assert_close(*results)

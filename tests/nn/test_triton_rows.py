@@ -1,4 +1,4 @@
-"""The kernel for rows on a GPU, in Triton's interpreter where Triton is installed without one."""
+"""The kernel for rows on a GPU; where Triton is installed without one, in its interpreter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from adapterkit.nn import forms
 
@@ -14,6 +15,7 @@ PROGRAM = """
 import torch
 from adapterkit.nn.triton_rows import add_rows
 
+torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
 torch.manual_seed(0)
 for rows, rank, width, outputs, dtype, bound in (
     (3, 5, 70, 33, torch.float32, 1e-6),
@@ -32,7 +34,8 @@ for rows, rank, width, outputs, dtype, bound in (
 
 def test_it_adds_each_rows_own_product():
     pytest.importorskip("triton", reason="PyTorch's CPU builds come without Triton")
-    run = subprocess.run([sys.executable, "-c", PROGRAM], env=os.environ | {"TRITON_INTERPRET": "1"}, check=False)
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    run = subprocess.run([sys.executable, "-c", PROGRAM], env=os.environ | interpreted, check=False)
     assert run.returncode == 0
 
 

@@ -37,7 +37,8 @@ def add_noise(model: nn.Module, scale: float = 0.2) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter += scale * noise.to(parameter.device)
 
 
 def run(model: nn.Module, inputs: Any) -> Tensor:

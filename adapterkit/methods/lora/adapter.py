@@ -176,6 +176,11 @@ class LoraAdapter(LayerAdapter):
     def fused(cls, chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor | None:
         return fused.forward(chain, layer, x)
 
+    @classmethod
+    @override
+    def beside(cls, chain: Sequence[LoraAdapter], y: Tensor, x: Tensor) -> Tensor | None:
+        return fused.beside(chain, y, x)
+
     @override
     def low_rank(self) -> LowRank | None:
         dropped = self.dropout and self.training

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from adapterkit.methods.lora.ready import ready
-from adapterkit.nn.kept import KeptChain, is_plain_inference
-from adapterkit.nn.low_rank import low_rank_linear
+from adapterkit.methods.lora.ready import Direct, Ready, ready
+from adapterkit.nn.kept import is_plain_inference
+from adapterkit.nn.low_rank import add_low_rank, low_rank_linear
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor | None:
     """What ``chain`` does around a plain, frozen layer; None where that is left to the onion."""
     first, parameters = chain[0], layer._parameters
-    if not first.is_plain or first.awaits_data or torch._C._are_functorch_transforms_active():
-        return None
-    if len(chain) > 1 and not _are_summands(chain):
+    if torch._C._are_functorch_transforms_active() or not _is_a_product(chain):
         return None
     dropout = first.dropout if first.training else 0.0
-    if dropout and ("start_A" in first._buffers or torch.compiler.is_compiling()):
-        return None  # what a start takes away again is not dropped
+    if dropout and torch.compiler.is_compiling():
+        return None
     weight: Any = parameters["weight"]
     if "lora_magnitude_vector" in first._parameters:
         update = low_rank_linear(x, weight, None, *factors(first), first.scaling, dropout=dropout)
@@ -36,12 +34,27 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
     return low_rank_linear(x, weight, parameters["bias"], *_joined(chain), dropout=dropout)
 
 
-def _ready(chain: Sequence[LoraAdapter], x: Tensor, weight: Tensor) -> KeptChain | None:
-    """What inference keeps, where no gradient is wanted. Training gives it up."""
-    if torch.is_grad_enabled():
-        chain[0].layer.kept = None
+def beside(chain: Sequence[LoraAdapter], y: Tensor, x: Tensor) -> Tensor | None:
+    """What ``chain`` makes of the output ``y`` of a linear layer of any class; None where that is left to the onion."""
+    first = chain[0]
+    if "lora_magnitude_vector" in first._parameters or not _is_a_product(chain):
         return None
-    return ready(chain, x) if x.dtype is weight.dtype and is_plain_inference() else None
+    dropout = first.dropout if first.training else 0.0
+    kept = None if dropout else _ready(chain, x, y)
+    return add_low_rank(y, x, *(_joined(chain) if kept is None else kept.factors()), dropout=dropout)
+
+
+def _is_a_product(chain: Sequence[LoraAdapter]) -> bool:
+    """Whether ``chain`` is one low-rank product, of an input of which no two adapters drop something."""
+    first = chain[0]
+    if not first.is_plain or first.awaits_data or (len(chain) > 1 and not _are_summands(chain)):
+        return False
+    return not (first.training and first.dropout and "start_A" in first._buffers)  # a start's share is not dropped
+
+
+def _ready(chain: Sequence[LoraAdapter], x: Tensor, other: Tensor) -> Direct | Ready | None:
+    """What inference keeps, where no gradient is wanted and ``x`` has the type of the layer's own."""
+    return ready(chain, x) if x.dtype is other.dtype and is_plain_inference() else None
 
 
 def _are_summands(chain: Sequence[LoraAdapter]) -> bool:

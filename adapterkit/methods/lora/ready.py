@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.nn.kept import KeptChain, Sources, can_be_kept
-from adapterkit.nn.low_rank import product_beside, type_of_products
+from adapterkit.nn.low_rank import add_low_rank, product_beside, type_of_products
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
@@ -48,7 +48,16 @@ class Direct(KeptChain):
     def apply(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """``W x + b + s B A x``."""
         base: Any = layer._parameters
-        return product_beside(x, base["weight"], base["bias"], self.a["weight"], self.b["weight"], self.own["scaling"])
+        return product_beside(x, base["weight"], base["bias"], *self.factors())
+
+    @override
+    def add(self, y: Tensor, x: Tensor) -> Tensor:
+        """``y + s B A x``."""
+        return add_low_rank(y, x, *self.factors())
+
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        """``A (r, in)``, ``B (out, r)`` and their scale."""
+        return self.a["weight"], self.b["weight"], self.own["scaling"]
 
 
 @final
@@ -58,9 +67,9 @@ class Ready(KeptChain):
     __slots__ = ("a", "b", "dtype", "scaling", "sources")
 
     def __init__(self, chain: Sequence[LoraAdapter], x: Tensor) -> None:
-        super().__init__(chain, None if _depends_on_rows(x) else x.dtype)
-        self.sources = Sources(chain)
         self.dtype, self.scaling = type_of_products(x), chain[0].scaling
+        super().__init__(chain, x.dtype, self.dtype if _depends_on_rows(x) else None)
+        self.sources = Sources(chain)
         self.a = torch.cat([adapter.lora_A.weight.detach() for adapter in chain]).to(self.dtype)
         weighted = [adapter.lora_B.weight * (adapter.scaling / self.scaling) for adapter in chain]
         self.b = torch.cat(weighted, 1).to(self.dtype)
@@ -81,8 +90,17 @@ class Ready(KeptChain):
         change = F.linear(F.linear(x.to(self.dtype), self.a), self.b)
         return F.linear(x, base["weight"], base["bias"]).add_(change, alpha=self.scaling)
 
+    @override
+    def add(self, y: Tensor, x: Tensor) -> Tensor:
+        """``y + s B A x``."""
+        return add_low_rank(y, x, *self.factors())
 
-def ready(chain: Sequence[LoraAdapter], x: Tensor) -> KeptChain | None:
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        """``A (R, in)``, ``B (out, R)`` and their scale."""
+        return self.a, self.b, self.scaling
+
+
+def ready(chain: Sequence[LoraAdapter], x: Tensor) -> Direct | Ready | None:
     """How ``chain`` is computed for the input ``x``, from the last forward if it is the same; None where nothing can be
     kept."""
     view = chain[0].layer

@@ -1,0 +1,14 @@
+"""The rows of `bench.suites.gpu` on a base that bitsandbytes stores in 4 and in 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.rows import Row
+from bench.suites import gpu
+from bench.timing import Runner
+
+
+def rows(runner: Runner) -> Iterator[Row]:
+    for bits in (4, 8):
+        yield from gpu.rows(runner, bits=bits)
