@@ -49,7 +49,7 @@ class Runner:
         """How many rounds, from the number that a full run takes."""
         if self.smoke:
             return 1
-        return max(3, full // 3) if self.quick else full
+        return max(2, full // 6) if self.quick else full
 
     def interleave(self, works: Mapping[str, Work], rounds: int, *, inner: int = 1, warm: int = 1) -> Times:
         """Every contender ``rounds`` times, in random order, ``inner`` calls a time."""

@@ -22,22 +22,23 @@ GOALS = {"linear": 0.08, "cat": 0.05, "svd": 0.002}
 def rows(runner: Runner) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
+        size = {"num_hidden_layers": 3} if runner.quick else {}
         for dtype, goal in ((torch.float32, 0.40), (torch.bfloat16, 0.35)):
-            yield from tried(f"merge_and_unload, {dtype}", _merge, runner, root, dtype, goal)
-        yield from tried("merge_adapter and unmerge_adapter", _merge_and_back, runner, root)
+            yield from tried(f"merge_and_unload, {dtype}", _merge, runner, root, dtype, goal, size)
+        yield from tried("merge_adapter and unmerge_adapter", _merge_and_back, runner, root, size)
         for kind, goal in GOALS.items():
-            yield from tried(f"add_weighted_adapter, {kind}", _weighted, runner, root, kind, goal)
+            yield from tried(f"add_weighted_adapter, {kind}", _weighted, runner, root, kind, goal, size)
 
 
-def _merge(runner: Runner, root: Path, dtype: torch.dtype, goal: float) -> Row:
-    write_lora(build(MODEL, "meta"), root / "a0")
-    weights = [layer.weight.data for _, layer in targets_of(build(MODEL, dtype=dtype))]
+def _merge(runner: Runner, root: Path, dtype: torch.dtype, goal: float, size: dict[str, Any]) -> Row:
+    write_lora(build(MODEL, "meta", **size), root / "a0")
+    weights = [layer.weight.data for _, layer in targets_of(build(MODEL, dtype=dtype, **size))]
 
     def merged(name: str) -> Any:
-        return load(name, build(MODEL, dtype=dtype), root / "a0").merge_and_unload()
+        return load(name, build(MODEL, dtype=dtype, **size), root / "a0").merge_and_unload()
 
     def timed(name: str) -> float:
-        model = load(name, build(MODEL, dtype=dtype), root / "a0")
+        model = load(name, build(MODEL, dtype=dtype, **size), root / "a0")
         return runner.timed(model.merge_and_unload)
 
     words = inputs(build(MODEL, "meta"), 2, 16)
@@ -49,8 +50,8 @@ def _merge(runner: Runner, root: Path, dtype: torch.dtype, goal: float) -> Row:
     return Row.of_times(name, runner.interleave(works, 7), goal=goal, floor="floor", note=note)
 
 
-def _merge_and_back(runner: Runner, root: Path) -> Row:
-    models = load_all(MODEL, root / "a0", "a0", bare=False)
+def _merge_and_back(runner: Runner, root: Path, size: dict[str, Any]) -> Row:
+    models = load_all(MODEL, root / "a0", "a0", bare=False, **size)
 
     def there_and_back(model: Any) -> None:
         model.merge_adapter(["a0"])
@@ -60,9 +61,9 @@ def _merge_and_back(runner: Runner, root: Path) -> Row:
     return Row.of_times("merge_adapter and unmerge_adapter", runner.interleave(works, 7), goal=0.45, note="ours exact")
 
 
-def _weighted(runner: Runner, root: Path, kind: str, goal: float) -> Row:
+def _weighted(runner: Runner, root: Path, kind: str, goal: float, size: dict[str, Any]) -> Row:
     """Of three adapters; by singular values only one block, which takes PEFT seconds."""
-    changes = {"num_hidden_layers": 1} if kind == "svd" else {}
+    changes = {"num_hidden_layers": 1} if kind == "svd" else size
     names = ["a0", "a1", "a2"]
     for number, name in enumerate(names):
         write_lora(build(MODEL, "meta", **changes), root / kind / name, seed=number)
@@ -82,7 +83,7 @@ def _weighted(runner: Runner, root: Path, kind: str, goal: float) -> Row:
     for key, model in models.items():
         model.set_adapter(combine(model))
         outputs[key] = forward(model.eval(), words)()
-    title = f"add_weighted_adapter, {kind}{', one layer' if changes else ''}"
+    title = f"add_weighted_adapter, {kind}{', one layer' if kind == 'svd' else ''}"
     check_equal(title, outputs, 1e-3)
     works = {key: silent(lambda model=model: combine(model)) for key, model in models.items()}
     return Row.of_times(title, runner.interleave(works, 3 if kind == "svd" else 5, warm=0), goal=goal)

@@ -59,17 +59,17 @@ def _method(
     if None in configs.values():
         print(f"{method}: not there in {', '.join(n for n, c in configs.items() if c is None)}", file=sys.stderr)
         return None
-    models: dict[str, Any] = {"bare": build(MODEL, num_hidden_layers=2).requires_grad_(False)}
+    layers = 1 if runner.quick else 2
+    models: dict[str, Any] = {"bare": build(MODEL, num_hidden_layers=layers).requires_grad_(False)}
     words = inputs(models["bare"], *shape)
     for name, config in configs.items():
-        models[name] = module(name).get_peft_model(build(MODEL, num_hidden_layers=2), config).eval()
+        models[name] = module(name).get_peft_model(build(MODEL, num_hidden_layers=layers), config).eval()
     check_equal(f"{method} at its start", {name: output(model(**words)) for name, model in models.items()}, 1e-4)
     steps = {name: _Backward(model.train(), words) for name, model in models.items()}
     kept = {name: saved_bytes(step.loss, step.model) / MIB for name, step in steps.items()}
     times = runner.interleave({name: silent(step) for name, step in steps.items()}, 9)
-    row = Row.of_added(
-        f"training step, {method}, 2 layers of bert-base {shape[0]} x {shape[1]}", times, goal and Goal(goal, "ours")
-    )
+    size = f"{layers} layer{'s' if layers > 1 else ''} of {MODEL} {shape[0]} x {shape[1]}"
+    row = Row.of_added(f"training step, {method}, {size}", times, goal and Goal(goal, "ours"))
     saved = "/".join(f"{kept[name] - kept['bare']:.0f}" for name in (OURS, PEFT))
     return Row(row.name, row.unit, row.ours, row.peft, row.ratio, goal=row.goal, note=f"kept {saved} MiB")
 

@@ -27,7 +27,7 @@ ONLY_HERE: dict[str, tuple[str, dict[str, Any], float | None]] = {
 def rows(runner: Runner) -> Iterator[Row]:
     count = 2 if runner.smoke else 16 if runner.quick else 64
     with tempfile.TemporaryDirectory() as directory:
-        models = _models(Path(directory), count)
+        models = _models(Path(directory), count, {"num_hidden_layers": 3} if runner.quick else {})
         for columns in (1, 16):
             for used in (1, count):
                 yield from tried(f"{count} rows for {used} adapters", _row, runner, models, count, used, columns)
@@ -35,11 +35,11 @@ def rows(runner: Runner) -> Iterator[Row]:
         yield from tried(f"rows by adapter, {method}", _method, method, runner, class_name, fields, count)
 
 
-def _models(root: Path, count: int) -> dict[str, Any]:
-    shape = build(MODEL, "meta")
+def _models(root: Path, count: int, changes: dict[str, Any]) -> dict[str, Any]:
+    shape = build(MODEL, "meta", **changes)
     for number in range(count):
         write_lora(shape, root / f"a{number}", seed=number)
-    models = load_all(MODEL, root / "a0", "a0")
+    models = load_all(MODEL, root / "a0", "a0", **changes)
     for name in ("peft", "adapterkit"):
         for number in range(1, count):
             models[name].load_adapter(root / f"a{number}", f"a{number}")

@@ -14,7 +14,7 @@ from bench.timing import Runner
 def rows(runner: Runner) -> Iterator[Row]:
     code = {name: f"from {name} import LoraConfig; LoraConfig(r=8, target_modules=['query'])" for name in (OURS, PEFT)}
     code["floor"] = "import pydantic; pydantic.BaseModel"
-    times = runner.interleave({name: lambda text=text: _child_seconds(text) for name, text in code.items()}, 9)
+    times = runner.interleave({name: lambda text=text: _child_seconds(text) for name, text in code.items()}, 9, warm=0)
     yield Row.of_times("import and one LoraConfig", times, goal=0.04, floor="floor", note="floor: import pydantic")
 
 
