@@ -33,7 +33,7 @@ lint: $(VENV)/lint ## ruff, mypy and the import layers
 bench: $(VENV)/tests ## measure against PEFT: the whole table, written into docs/performance.md
 	$(BIN)/python -m bench --write docs/performance.md
 
-bench-quick: $(VENV)/tests ## the same on smaller models
+bench-quick: $(VENV)/tests ## the same on smaller models, in under five minutes
 	$(BIN)/python -m bench --quick
 
 docs: $(VENV)/tests ## write the tables of docs/methods.md anew

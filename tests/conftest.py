@@ -1,4 +1,7 @@
-"""What holds for every test: one thread, no network, and a line that counts the laws of the contract."""
+"""What holds for every test: one thread, no network, and a line that counts the laws of the contract.
+
+``TEST_DEVICE=cuda python -m pytest tests/contract`` holds the methods to their laws on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if "TEST_DEVICE" in os.environ:
+    import torch
+
+    torch.set_default_device(os.environ["TEST_DEVICE"])
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as on a CPU
 
 _LAW = re.compile(r"tests/contract/.*::Test(?:Method|Prompt|Task)_(\w+)::")
 

@@ -172,7 +172,7 @@ def _like_8bit(layer: Any, weight: Tensor) -> Any:
         layer.in_features, layer.out_features, layer.bias is not None, has_fp16_weights=False, threshold=threshold,
         device="meta",
     )  # fmt: skip
-    fresh.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    fresh.weight = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)  # quantised on its way back
     return fresh
 
 

@@ -61,8 +61,8 @@ class PromptContract(ConfigLaws):
 
     def inputs(self, host: Host, *, decoder: bool = True) -> Inputs:
         """Five rows, the second one padded on the right."""
-        generator = torch.Generator().manual_seed(6)
-        ids = torch.randint(1, WORDS, (ROWS, COLUMNS), generator=generator)
+        with seeded(6):
+            ids = torch.randint(1, WORDS, (ROWS, COLUMNS))
         mask = torch.ones_like(ids)
         mask[1, -2:] = 0
         inputs = {"input_ids": ids * mask, "attention_mask": mask}

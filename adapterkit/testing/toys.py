@@ -111,5 +111,8 @@ def inputs_of(layer: nn.Module, *, rows: int = 5) -> Tensor:
 def seeded(seed: int) -> Iterator[None]:
     """Torch's random numbers from ``seed``; what they were outside is put back."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds
+        if torch.get_default_device().type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds
+        else:
+            torch.manual_seed(seed)
         yield

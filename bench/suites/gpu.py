@@ -103,7 +103,7 @@ def _decoding(runner: Runner, model: Base, root: Path, compiled: bool) -> Iterat
             name: forward(_compiled(runner, m) if compiled else m, words if name == "bare" else words | routes)
             for name, m in models.items()
         }
-        check_equal(case, {name: works[name]() for name in (PEFT, OURS)}, tolerance(DTYPE))
+        check_equal(case, {name: works[name]() for name in (PEFT, OURS)}, 2 * tolerance(DTYPE))  # a deep model's
         times = runner.interleave({name: silent(work) for name, work in works.items()}, 30, inner=5, warm=3)
         title = f"decode, {model}, {case}, {'compiled' if compiled else 'eager'}"
         yield _speed(title, times, count)
