@@ -28,7 +28,7 @@ class Attention(nn.Module):
         self.v_proj, self.o_proj = nn.Linear(8, 4), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.q_proj(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        query = self.q_proj(x).view(*x.shape[:-1], 2, 4).transpose(1, 2)
         key, value = (project(x)[:, None] for project in (self.k_proj, self.v_proj))
         weights = (query @ key.transpose(2, 3) / 2).softmax(-1)
         return self.o_proj((weights @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -16,7 +16,9 @@ from bench.suites.training import Step
 from bench.timing import Runner
 
 MODEL = "bert-base"
-METHODS: dict[str, tuple[str, dict[str, Any], float | None]] = {  # row -> config class, its fields, goal in % added
+Methods = dict[str, tuple[str, dict[str, Any], float | None]]
+
+METHODS: Methods = {  # row -> config class, its fields, goal in % added
     "LoRA": ("LoraConfig", {"r": 8, "lora_alpha": 12}, 5),
     "DoRA": ("LoraConfig", {"r": 8, "lora_alpha": 12, "use_dora": True}, 20),
     "LoHa": ("LoHaConfig", {"r": 8, "alpha": 12}, 60),
@@ -29,12 +31,19 @@ METHODS: dict[str, tuple[str, dict[str, Any], float | None]] = {  # row -> confi
     "BOFT": ("BOFTConfig", {"boft_block_size": 8}, None),
     "FourierFT": ("FourierFTConfig", {"n_frequency": 1000}, None),
 }
+QUICK = ("LoRA", "DoRA", "LoHa", "LoKr", "IA3")
 
 
 def rows(runner: Runner) -> Iterator[Row]:
     shape = (2, 16) if runner.smoke else (4, 64)
-    for method, (class_name, fields, goal) in METHODS.items():
+    for method, (class_name, fields, goal) in chosen(runner, METHODS).items():
         yield from tried(f"training step, {method}", _method, runner, method, class_name, fields, goal, shape)
+
+
+def chosen(runner: Runner, methods: Methods) -> Methods:
+    """All of them, or a few for a quick run."""
+    is_quick = runner.quick and not runner.smoke
+    return {name: methods[name] for name in QUICK if name in methods} if is_quick else methods
 
 
 def config_of(library: str, class_name: str, fields: dict[str, Any]) -> Any:

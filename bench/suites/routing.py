@@ -13,11 +13,11 @@ from torch import Tensor
 from bench.contenders import forward, load_all, module, silent
 from bench.models import build, check_equal, inputs, output, tolerance, write_lora
 from bench.rows import OURS, Goal, Row, tried
-from bench.suites.methods import METHODS, config_of
+from bench.suites.methods import METHODS, Methods, chosen, config_of
 from bench.timing import Runner, Times, added, added_ratio
 
 MODEL = "bert-base"
-ONLY_HERE: dict[str, tuple[str, dict[str, Any], float | None]] = {
+ONLY_HERE: Methods = {
     "IA3": ("IA3Config", {"feedforward_modules": []}, None),
     "Poly": ("PolyConfig", {"r": 8, "n_tasks": 4, "n_skills": 4}, None),
 }
@@ -31,7 +31,7 @@ def rows(runner: Runner) -> Iterator[Row]:
         for columns in (1, 16):
             for used in (1, count):
                 yield from tried(f"{count} rows for {used} adapters", _row, runner, models, count, used, columns)
-    for method, (class_name, fields, _) in (METHODS | ONLY_HERE).items():
+    for method, (class_name, fields, _) in chosen(runner, METHODS | ONLY_HERE).items():
         yield from tried(f"rows by adapter, {method}", _method, method, runner, class_name, fields, count)
 
 
