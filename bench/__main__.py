@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.report import machine, write
 from bench.rows import Row, table, tried
-from bench.suites import EXTRA, SUITES, suite
+from bench.suites import EXTRA, GPU, SUITES, suite
 from bench.timing import Runner
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
@@ -58,7 +58,7 @@ def _options() -> argparse.Namespace:
 
 
 def _default_suites(options: argparse.Namespace) -> list[str]:
-    return list(EXTRA if options.device.startswith("cuda") else SUITES)
+    return list(GPU if options.device.startswith("cuda") else SUITES)
 
 
 if __name__ == "__main__":

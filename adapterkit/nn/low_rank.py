@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
+from adapterkit.nn.thin import times, times_transposed
 
 _FEW_ROWS = 64
 """Up to so many rows of a half type a CPU takes longer to set up a product than to compute it in float32."""
@@ -124,7 +125,7 @@ def _forward(
 def _inner(x: Tensor, mask: Tensor | None, a: Tensor) -> Tensor:
     """``A (mask x)``, of the type of ``A``, as ``(rows, r)``."""
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    return F.linear(_typed(rows if mask is None else rows * mask.view(rows.shape), a), a)
+    return times_transposed(_typed(rows if mask is None else rows * mask.view(rows.shape), a), a)
 
 
 def _added(y: Tensor, low: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -238,7 +239,7 @@ def _to_factors(
     """The gradients of ``A x (rows, r)``, A and B from the output's, ``flat (rows, out)``; ``a`` is A in the type of
     the product."""
     b, thin = _typed(own_b, low), _typed(flat, low)
-    grad_low, grad_a, grad_b = thin @ b, None, None
+    grad_low, grad_a, grad_b = times(thin, b), None, None
     if needs[0]:
         kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low)
         grad_a = _typed(torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling), own_a)

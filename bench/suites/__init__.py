@@ -23,7 +23,8 @@ SUITES = (
     "growth",
     "sweep",
 )
-EXTRA = ("gpu", "gpu_compiled", "gpu_quantised", "gpu_rows")
+GPU = ("gpu", "gpu_compiled", "gpu_quantised", "gpu_rows")
+EXTRA = (*GPU, "thin")
 """Suites that run only when they are named."""
 
 

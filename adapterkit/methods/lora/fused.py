@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adapterkit.methods.lora.ready import Direct, Ready, ready
 from adapterkit.nn.kept import is_plain_inference
 from adapterkit.nn.low_rank import add_low_rank, low_rank_linear
+from adapterkit.nn.thin import times_transposed
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
@@ -107,7 +108,7 @@ def row_norms(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """
     a, b = (factor.float() if factor.element_size() < 4 else factor for factor in (a, b))
     weight = weight.to(a.dtype)
-    cross = ((weight @ a.T) * b).sum(1)
+    cross = (b * times_transposed(weight, a)).sum(1)
     gram = ((b @ (a @ a.T)) * b).sum(1)
     squared: Tensor = torch.linalg.vector_norm(weight, dim=1).square_().add_(cross, alpha=2 * scaling)
     return squared.add_(gram, alpha=scaling**2).clamp_min_(0).sqrt_()
