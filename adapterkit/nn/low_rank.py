@@ -73,6 +73,11 @@ def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, *, 
     return _added(y, _inner(x, mask, a.to(thin)), b.to(thin), scaling * rescale(dropout))
 
 
+def product_added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """`add_low_rank` where no gradient is wanted, with factors of the type that the product is computed in."""
+    return _added(y, _inner(x, None, a), b, scaling)
+
+
 def type_of_products(x: Tensor) -> torch.dtype:
     """The type in which a thin product with ``x (..., in)`` is computed: that of ``x``, but float32 for a few rows of a
     half type on a CPU. Autocast has a type of its own."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adapterkit.nn.low_rank import add_as_sums, add_low_rank, add_traced, low_rank_linear, product_beside
+from adapterkit.nn.low_rank import add_as_sums, add_low_rank, add_traced, low_rank_linear, product_added, product_beside
 
 SCALING = 1.3
 SHAPES = [(1, 8), (1, 1, 8), (5, 8), (2, 3, 8), (8,)]
@@ -100,6 +100,17 @@ def test_a_product_beside_has_the_outputs_type(of_y, rows, graded):
     assert (found.dtype, found.requires_grad) == (of_y, graded)
     expected = y.float() + SCALING * (x.float() @ a.float().T @ b.float().T)
     torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.03)
+
+
+@pytest.mark.parametrize("of_y", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_product_beside_without_gradients(shape, of_y):
+    x, weight, bias, a, b = numbers(shape)
+    y = F.linear(x, weight, bias).to(of_y)
+    before = y.clone()
+    found = product_added(y, x, a, b, SCALING)
+    torch.testing.assert_close(found, (before.float() + SCALING * F.linear(F.linear(x, a), b)).to(of_y))
+    assert torch.equal(y, before)
 
 
 def test_a_product_beside_drops_as_the_fused_one_does():

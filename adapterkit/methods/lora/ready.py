@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adapterkit.nn.kept import KeptChain, Sources, can_be_kept
-from adapterkit.nn.low_rank import add_low_rank, product_beside, type_of_products
+from adapterkit.nn.low_rank import product_added, product_beside, type_of_products
 
 if TYPE_CHECKING:
     from adapterkit.methods.lora.adapter import LoraAdapter
@@ -53,7 +53,7 @@ class Direct(KeptChain):
     @override
     def add(self, y: Tensor, x: Tensor) -> Tensor:
         """``y + s B A x``."""
-        return add_low_rank(y, x, *self.factors())
+        return product_added(y, x, *self.factors())
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         """``A (r, in)``, ``B (out, r)`` and their scale."""
@@ -93,7 +93,7 @@ class Ready(KeptChain):
     @override
     def add(self, y: Tensor, x: Tensor) -> Tensor:
         """``y + s B A x``."""
-        return add_low_rank(y, x, *self.factors())
+        return product_added(y, x, *self.factors())
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         """``A (R, in)``, ``B (out, R)`` and their scale."""
