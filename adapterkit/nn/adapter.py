@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.forms import LowRank, RowForm
-from adapterkit.nn.low_rank import add_low_rank, low_rank_linear
+from adapterkit.nn.low_rank import low_rank_beside, low_rank_linear
 from adapterkit.nn.module import Module, holders_in
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class LayerAdapter(Adapter):
             x: ``(..., in_features)``.
         """
         change = chain[0].low_rank() if len(chain) == 1 else None
-        return None if change is None else add_low_rank(y, x, change.inner, change.outer, change.scaling)
+        return None if change is None else low_rank_beside(y, x, change.inner, change.outer, change.scaling)
 
     def low_rank(self) -> LowRank | None:
         """All that the adapter does now, where that is ``y + scaling * outer (inner x)`` in the type of ``x``; else

@@ -4,7 +4,8 @@ The onion computes ``W x + b``, ``A x``, ``B (A x)``, the scaling and the sum on
 the output's size. Here the low-rank product is added in place to the output that was just made: 2 kernels beyond the
 base's. Backward adds its share of the input's gradient in place too, in 5 kernels, and what it needs is the input as
 the layer got it (one tensor, however many layers share it) and ``A x``: the dropped input is made again from its seed,
-and factors of another type are cast again.
+and factors of another type are cast again. Beside a layer that is called as it is, a quantised one or one with hooks,
+the sum is a new tensor.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def low_rank_linear(
     return _forward(x, mask, weight, bias, a.to(thin), b.to(thin), scaling * rescale(dropout))[0]
 
 
-def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0) -> Tensor:
+def low_rank_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0) -> Tensor:
     """``y + s B A drop(x)`` in a new tensor, for a layer that is called as it is: others may hold what it gives.
 
     Args:
@@ -67,14 +68,14 @@ def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, *, 
         x = x.to(torch.get_autocast_dtype(device))
     if torch.is_grad_enabled() and (y.requires_grad or x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
-        return LowRankProduct.apply(y, x, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
+        return LowRankBeside.apply(y, x, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
     thin = type_of_products(x)
     return _added(y, _inner(x, mask, a.to(thin)), b.to(thin), scaling * rescale(dropout))
 
 
 def product_added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """`add_low_rank` where no gradient is wanted, with factors of the type that the product is computed in."""
+    """`low_rank_beside` where no gradient is wanted, with factors of the type that the product is computed in."""
     return _added(y, _inner(x, None, a), b, scaling)
 
 
@@ -198,8 +199,8 @@ class LowRankLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
-class LowRankProduct(torch.autograd.Function):
-    """`add_low_rank` with its derivative."""
+class LowRankBeside(torch.autograd.Function):
+    """`low_rank_beside` with its derivative."""
 
     @staticmethod
     def forward(

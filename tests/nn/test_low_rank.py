@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adapterkit.nn.low_rank import add_as_sums, add_low_rank, add_traced, low_rank_linear, product_added, product_beside
+from adapterkit.nn.low_rank import (
+    add_as_sums,
+    add_traced,
+    low_rank_beside,
+    low_rank_linear,
+    product_added,
+    product_beside,
+)
 
 SCALING = 1.3
 SHAPES = [(1, 8), (1, 1, 8), (5, 8), (2, 3, 8), (8,)]
@@ -78,7 +85,7 @@ def test_a_product_beside_an_output_that_others_hold(shape, wanted):
     y = F.linear(x, weight, bias)
     leaves = [tensor.detach().requires_grad_(place in wanted) for place, tensor in enumerate((y, x, a, b))]
     asked = [leaves[place] for place in wanted]
-    found = add_low_rank(*leaves, SCALING)
+    found = low_rank_beside(*leaves, SCALING)
     expected = leaves[0] + SCALING * F.linear(F.linear(*leaves[1:3]), leaves[3])
     torch.testing.assert_close(found, expected)
     first = [torch.autograd.grad(out.sin().sum(), asked, create_graph=True) for out in (found, expected)]
@@ -96,7 +103,7 @@ def test_a_product_beside_has_the_outputs_type(of_y, rows, graded):
     x, weight, bias, a, b = numbers((rows, 8), torch.bfloat16)
     y = F.linear(x, weight, bias).to(of_y)
     with torch.set_grad_enabled(graded):
-        found = add_low_rank(y, x, a.float().requires_grad_(graded), b.float(), SCALING)
+        found = low_rank_beside(y, x, a.float().requires_grad_(graded), b.float(), SCALING)
     assert (found.dtype, found.requires_grad) == (of_y, graded)
     expected = y.float() + SCALING * (x.float() @ a.float().T @ b.float().T)
     torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.03)
@@ -118,7 +125,7 @@ def test_a_product_beside_drops_as_the_fused_one_does():
     leaves = [tensor.requires_grad_() for tensor in (x, a, b)]
     results = []
     for make in (lambda: low_rank_linear(x, weight, bias, a, b, SCALING, dropout=0.5),
-                 lambda: add_low_rank(F.linear(x, weight, bias), x, a, b, SCALING, dropout=0.5)):  # fmt: skip
+                 lambda: low_rank_beside(F.linear(x, weight, bias), x, a, b, SCALING, dropout=0.5)):  # fmt: skip
         torch.manual_seed(3)
         y = make()
         results.append((y, *torch.autograd.grad(y.cos().sum(), leaves)))

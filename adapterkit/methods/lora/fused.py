@@ -1,4 +1,4 @@
-"""LoRA on a plain linear layer, alone or several adapters side by side: one low-rank product (`low_rank_linear`)."""
+"""LoRA on a linear layer, alone or several adapters side by side: one low-rank product (`adapterkit.nn.low_rank`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapterkit.methods.lora.ready import Direct, Ready, ready
 from adapterkit.nn.kept import is_plain_inference
-from adapterkit.nn.low_rank import add_low_rank, low_rank_linear
+from adapterkit.nn.low_rank import low_rank_beside, low_rank_linear
 from adapterkit.nn.thin import times_transposed
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def beside(chain: Sequence[LoraAdapter], y: Tensor, x: Tensor) -> Tensor | None:
         return None
     dropout = first.dropout if first.training else 0.0
     kept = None if dropout else _ready(chain, x, y)
-    return add_low_rank(y, x, *(_joined(chain) if kept is None else kept.factors()), dropout=dropout)
+    return low_rank_beside(y, x, *(_joined(chain) if kept is None else kept.factors()), dropout=dropout)
 
 
 def _is_a_product(chain: Sequence[LoraAdapter]) -> bool:
-    """Whether ``chain`` is one low-rank product, of an input of which no two adapters drop something."""
+    """Whether ``chain`` is one low-rank product, its length apart, of an input of which no two drop something."""
     first = chain[0]
     if not first.is_plain or first.awaits_data or (len(chain) > 1 and not _are_summands(chain)):
         return False
