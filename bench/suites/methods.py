@@ -76,7 +76,7 @@ def _method(
     check_equal(f"{method} at its start", {name: output(model(**words)) for name, model in models.items()}, 1e-4)
     steps = {name: _Backward(model.train(), words) for name, model in models.items()}
     kept = {name: saved_bytes(step.loss, step.model) / MIB for name, step in steps.items()}
-    times = runner.interleave({name: silent(step) for name, step in steps.items()}, 9)
+    times = runner.interleave({name: silent(step) for name, step in steps.items()}, 21)
     size = f"{layers} layer{'s' if layers > 1 else ''} of {MODEL} {shape[0]} x {shape[1]}"
     row = Row.of_added(f"training step, {method}, {size}", times, goal and Goal(goal, "ours"))
     saved = "/".join(f"{kept[name] - kept['bare']:.0f}" for name in (OURS, PEFT))
