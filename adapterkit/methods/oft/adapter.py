@@ -71,7 +71,7 @@ class Rotation(nn.Module):
         rotations = rotations.transpose(1, 2) if back else rotations
         if len(rotations) == 1:
             return (blocks @ rotations[0]).reshape(x.shape)
-        return torch.einsum("...rk,rkc->...rc", blocks, rotations).reshape(x.shape)
+        return (blocks.flatten(0, -3).transpose(0, 1) @ rotations).transpose(0, 1).reshape(x.shape)
 
 
 @final
