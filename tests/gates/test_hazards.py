@@ -172,6 +172,19 @@ def test_an_optimizer_that_writes_unseen():
     check(model)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_an_optimizer_that_writes_unseen_and_is_done(dropout):
+    model = wrapped(["a", "b"])
+    layer_of(model).adapters["a"].dropout = dropout
+    check(model)
+    model.set_requires_grad("a", True)
+    model.train()(torch.randn(5, 12)).sum().backward()
+    memory = factor(model).detach().numpy()
+    memory += 1
+    model.set_requires_grad("a", False)
+    check(model.eval())
+
+
 def test_factors_that_may_be_written_unseen():
     model = wrapped()
     check(model)
