@@ -61,11 +61,12 @@ def base(dense):
 
     def make(kind, **options):
         if kind == "torchao":
-            torchao = pytest.importorskip("torchao.quantization")
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
             model = LlamaForCausalLM.from_pretrained(dense, device_map=DEVICE)
-            torchao.quantize_(
+            quantize_(
                 model,
-                torchao.Int8WeightOnlyConfig(),
+                Int8WeightOnlyConfig(),
                 lambda module, name: isinstance(module, nn.Linear) and "proj" in name,
             )
             return model
