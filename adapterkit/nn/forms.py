@@ -57,9 +57,9 @@ def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Ten
         outer: ``(rows or 1, r, out)``.
     """
     if y.is_cuda and _fits_one_kernel(y, x, inner):
-        kernel = row_kernel()
-        if kernel is not None:
-            return kernel(y, x.contiguous(), inner, outer)
+        kernels = row_kernels()
+        if kernels is not None:
+            return kernels.add_rows(y, x.contiguous(), inner, outer)  # type: ignore[no-any-return]
     if len(inner) == 1:
         y.flatten(0, 1).addmm_((inner[0] @ x.flatten(0, 1).T).T, outer[0])
         return y
@@ -69,14 +69,15 @@ def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Ten
 def _fits_one_kernel(y: Tensor, x: Tensor, inner: Tensor) -> bool:
     """Whether `adapterkit.nn.triton_rows` computes it: a token a row, each of its own adapter, and no derivative."""
     is_single = x.shape[1] == 1 and len(inner) == len(x) and inner.shape[1] <= MAX_RANK
-    return is_single and y.is_contiguous() and y.element_size() <= 4 and not torch.is_grad_enabled()
+    is_here = inner.get_device() == x.get_device() == y.get_device()  # a kernel is given addresses
+    return is_single and is_here and y.is_contiguous() and y.element_size() <= 4 and not torch.is_grad_enabled()
 
 
 @cache
-def row_kernel() -> Callable[..., Tensor] | None:
-    """`adapterkit.nn.triton_rows.add_rows`, where Triton is installed."""
+def row_kernels() -> Any:
+    """`adapterkit.nn.triton_rows`, or None where Triton is not installed."""
     try:
-        from adapterkit.nn.triton_rows import add_rows
+        from adapterkit.nn import triton_rows
     except ImportError:
         return None
-    return add_rows
+    return triton_rows

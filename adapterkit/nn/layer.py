@@ -19,7 +19,7 @@ from adapterkit.nn.merged import MergingLayer
 from adapterkit.nn.module import ModuleDict
 from adapterkit.nn.parameters import as_stored, changed_parameters
 from adapterkit.nn.plain import is_frozen, is_plain_linear
-from adapterkit.nn.routing import Part, rows_of_adapters
+from adapterkit.nn.routing import Part, RowsOfAdapters
 from adapterkit.nn.selection import Routes, Selection
 from adapterkit.nn.view import LayerView
 
@@ -207,8 +207,10 @@ class AdaptedLayer(MergingLayer):
         """Each row through its own adapter, and all rows through the base layer at once."""
         if torch.is_grad_enabled():
             self.view.kept = None
-        rows = rows_of_adapters(self.slots, routes.fit(x.shape[0]), x, self.view.kept_rows)
-        self.view.kept_rows = rows if rows.is_kept else None
+        routes, rows = routes.fit(x.shape[0]), self.view.kept_rows
+        if rows is None or not rows.serves_rows(routes, x):
+            rows = RowsOfAdapters(self.slots, routes, x)
+            self.view.kept_rows = rows if rows.is_kept else None
         parts = rows.parts
         if others:
             inputs = [others if part.rows is None else rows_of(others, part.rows, len(x)) for part in parts]
@@ -226,13 +228,16 @@ class AdaptedLayer(MergingLayer):
         if parts and not is_plain_linear(self._modules["base_layer"]):  # type: ignore[arg-type]
             y = y.clone()  # whoever gave it may hold it
         for part in parts:
+            if part.rows is None:
+                y = part.adapter.adapt_output(y, x)
+                continue
             with self._narrowed(part.rows, len(x)):
                 y = part.put(part.adapter.adapt_output(part.of(y), part.of(x)), y)
         return y
 
-    def _narrowed(self, rows: Tensor | None, size: int) -> AbstractContextManager[None]:
+    def _narrowed(self, rows: Tensor, size: int) -> AbstractContextManager[None]:
         selection = self.selection
-        return nullcontext() if rows is None or not selection.inputs else selection.narrowed(rows, size)
+        return selection.narrowed(rows, size) if selection.inputs else nullcontext()
 
 
 class BiasAdapter(LayerAdapter):

@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
+from adapterkit.nn.forms import MAX_RANK, row_kernels
 from adapterkit.nn.thin import times, times_transposed
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 _FEW_ROWS = 64
 """Up to so many rows of a half type a CPU takes longer to set up a product than to compute it in float32."""
@@ -76,6 +79,10 @@ def low_rank_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, 
 
 def product_added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """`low_rank_beside` where no gradient is wanted, with factors of the type that the product is computed in."""
+    if x.is_cuda and y.is_contiguous():
+        kernels = _kernels_for_row(y, x, a, b)
+        if kernels is not None:
+            return kernels.add_product(torch.empty_like(y), y, x, a, b, scaling)  # type: ignore[no-any-return]
     return _added(y, _inner(x, None, a), b, scaling)
 
 
@@ -106,14 +113,30 @@ def add_as_sums(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> T
 
 def product_beside(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """``W x + b + s B A x`` where no gradient is wanted, all of one type. A single row on a CPU is taken as the vector
-    that it is."""
+    that it is, on a GPU in one kernel."""
     shape = x.shape
     width = shape[-1]
-    if x.numel() == width and x.is_cpu and x.dtype is torch.float32:
-        row = x.reshape(width)
-        y = weight.mv(row) if bias is None else torch.addmv(bias, weight, row)
-        return y.addmv_(b, a.mv(row), alpha=scaling).view(*shape[:-1], -1)
+    if x.numel() == width:
+        if x.is_cpu and x.dtype is torch.float32:
+            row = x.reshape(width)
+            y = weight.mv(row) if bias is None else torch.addmv(bias, weight, row)
+            return y.addmv_(b, a.mv(row), alpha=scaling).view(*shape[:-1], -1)
+        kernels = _kernels_for_row(x, x, a, b) if x.is_cuda else None
+        if kernels is not None:
+            y = F.linear(x, weight, bias)
+            return kernels.add_product(y, y, x, a, b, scaling)  # type: ignore[no-any-return]
     return _forward(x, None, weight, bias, a, b, scaling)[0]
+
+
+def _kernels_for_row(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Any:
+    """`adapterkit.nn.triton_rows` if there is a single row, plain enough to be given to a kernel by its address."""
+    if x.numel() != x.shape[-1] or len(a) > MAX_RANK or not (x.is_contiguous() and a.is_contiguous()):
+        return None
+    device = x.get_device()
+    for tensor in (y, x, a, b):
+        if type(tensor) not in _PLAIN or tensor.get_device() != device or tensor.element_size() > 4:
+            return None
+    return row_kernels()
 
 
 def _forward(

@@ -57,10 +57,13 @@ class Stack:
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
         if self.on_output is None:
             return y
-        return self.on_output(self._by_row(y), self._by_row(x), *self.tensors).to(y.dtype).view(y.shape)
+        adapted = self.on_output(self._by_row(y), self._by_row(x), *self.tensors)
+        adapted = adapted if adapted.dtype is y.dtype else adapted.to(y.dtype)
+        return adapted if y.ndim == 3 else adapted.view(y.shape)
 
     def _by_row(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1, x.shape[-1]).to(self.dtype)
+        x = x if x.ndim == 3 else x.reshape(len(x), -1, x.shape[-1])  # a call that changes nothing takes its time, too
+        return x if x.dtype is self.dtype else x.to(self.dtype)
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
@@ -167,13 +170,6 @@ def looked_at_once(views: Iterable[LayerView], routes: Routes) -> Iterator[None]
         yield
     finally:
         together.holds = False
-
-
-def rows_of_adapters(slots: Sequence[nn.ModuleDict], routes: Routes, x: Tensor, kept: Any) -> RowsOfAdapters:
-    """The parts for a batch, from an earlier forward (`LayerView.kept_rows`) if they are the same."""
-    if type(kept) is RowsOfAdapters and kept.serves_rows(routes, x):
-        return kept
-    return RowsOfAdapters(slots, routes, x)
 
 
 def _is_usual(adapter: LayerAdapter, x: Tensor) -> bool:

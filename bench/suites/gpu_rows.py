@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from adapterkit.nn.forms import row_kernel
+from adapterkit.nn.forms import row_kernels
 from bench.models import check_equal
 from bench.rows import OURS, Row
 from bench.timing import Runner
@@ -65,15 +65,15 @@ def _works(count: int, adapters: int, wide: int, out: int) -> dict[str, Callable
     owners = torch.arange(count, device="cuda") * adapters // count
     own_a, own_b, turned = a[owners], b[owners], a.mT.contiguous()
     ends = torch.bincount(owners, minlength=adapters).cumsum(0).int()
-    kernel = row_kernel()
-    assert kernel is not None
+    kernels = row_kernels()
+    assert kernels is not None
 
     def grouped() -> Tensor:
         low = torch._grouped_mm(x[:, 0], turned, offs=ends)
         return y.zero_().add_(torch._grouped_mm(low, b, offs=ends)[:, None])
 
     return {
-        OURS: lambda: kernel(y.zero_(), x, own_a, own_b),
+        OURS: lambda: kernels.add_rows(y.zero_(), x, own_a, own_b),
         "two of torch.bmm": lambda: y.zero_().baddbmm_(own_a.bmm(x.mT).mT, own_b),
         "two of torch._grouped_mm": grouped,
     }
