@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C import _is_any_autocast_enabled
 
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
 from adapterkit.nn.forms import MAX_RANK, row_kernels
@@ -41,10 +42,9 @@ def low_rank_linear(
         scaling: ``s``.
         dropout: how often an element of ``x`` is dropped on its way to ``A``.
     """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if x.dtype is not dtype or weight.dtype is not dtype:
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    x = _in_autocast(x)
+    if weight.dtype is not x.dtype:
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     if torch.compiler.is_compiling() and not dropout:
         return add_traced(F.linear(x, weight, bias), x, a, b, scaling)
     if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
@@ -52,7 +52,7 @@ def low_rank_linear(
         return LowRankLinear.apply(x, weight, bias, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
     thin = type_of_products(x)
-    return _forward(x, mask, weight, bias, a.to(thin), b.to(thin), scaling * rescale(dropout))[0]
+    return _forward(x, mask, weight, bias, _typed(a, thin), _typed(b, thin), scaling * rescale(dropout))[0]
 
 
 def low_rank_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0) -> Tensor:
@@ -66,15 +66,13 @@ def low_rank_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, 
         scaling: ``s``.
         dropout: how often an element of ``x`` is dropped on its way to ``A``.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
+    x = _in_autocast(x)
     if torch.is_grad_enabled() and (y.requires_grad or x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
         return LowRankBeside.apply(y, x, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
     thin = type_of_products(x)
-    return _added(y, _inner(x, mask, a.to(thin)), b.to(thin), scaling * rescale(dropout))
+    return _added(y, _inner(x, mask, _typed(a, thin)), _typed(b, thin), scaling * rescale(dropout))
 
 
 def product_added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -154,7 +152,7 @@ def _forward(
 def _inner(x: Tensor, mask: Tensor | None, a: Tensor) -> Tensor:
     """``A (mask x)``, of the type of ``A``, as ``(rows, r)``."""
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    return times_transposed(_typed(rows if mask is None else rows * mask.view(rows.shape), a), a)
+    return times_transposed(_typed(rows if mask is None else rows * mask.view(rows.shape), a.dtype), a)
 
 
 def _added(y: Tensor, low: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -167,9 +165,16 @@ def _added(y: Tensor, low: Tensor, b: Tensor, scaling: float) -> Tensor:
     return added.view(y.shape)
 
 
-def _typed(x: Tensor, other: Tensor) -> Tensor:
-    """``x`` in the type of the other one."""
-    return x if x.dtype is other.dtype else x.to(other.dtype)  # the call alone takes as long as a small kernel
+def _in_autocast(x: Tensor) -> Tensor:
+    """``x`` in the type that autocast takes products in, where it is on."""
+    if _is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
+def _typed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in this type."""
+    return x if x.dtype is dtype else x.to(dtype)  # the call alone takes as long as a small kernel
 
 
 def _add_product(y: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tensor:
@@ -197,14 +202,14 @@ class LowRankLinear(torch.autograd.Function):
         ctx.scaling, ctx.dropout, ctx.seed = scaling * rescale(dropout), dropout, seed
         mask = keep_mask(x, dropout, seed) if dropout else None
         thin = type_of_products(x)
-        y, low = _forward(x, mask, weight, bias, a.to(thin), b.to(thin), ctx.scaling)
+        y, low = _forward(x, mask, weight, bias, _typed(a, thin), _typed(b, thin), ctx.scaling)
         ctx.save_for_backward(x, weight, a, b, low)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, own_a, own_b, low = ctx.saved_tensors
-        a, scaling = _typed(own_a, low), ctx.scaling
+        a, scaling = _typed(own_a, low.dtype), ctx.scaling
         mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
         if torch.is_grad_enabled():  # this derivative is to be derived itself
             factors = own_a.to(x.dtype), own_b.to(x.dtype)
@@ -232,14 +237,14 @@ class LowRankBeside(torch.autograd.Function):
         ctx.scaling, ctx.dropout, ctx.seed = scaling * rescale(dropout), dropout, seed
         mask = keep_mask(x, dropout, seed) if dropout else None
         thin = type_of_products(x)
-        low = _inner(x, mask, a.to(thin))
+        low = _inner(x, mask, _typed(a, thin))
         ctx.save_for_backward(x, a, b, low)
-        return _added(y, low, b.to(thin), ctx.scaling)
+        return _added(y, low, _typed(b, thin), ctx.scaling)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, own_a, own_b, low = ctx.saved_tensors
-        a, scaling = _typed(own_a, low), ctx.scaling
+        a, scaling = _typed(own_a, low.dtype), ctx.scaling
         mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
         needs_y, needs_x, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
@@ -250,7 +255,7 @@ class LowRankBeside(torch.autograd.Function):
         grad_low, grad_a, grad_b = _to_factors(needs, flat, x, a, own_a, own_b, low, scaling, mask)
         if needs_x:
             share = torch.addmm(grad_low.new_empty(()), grad_low, a, beta=0, alpha=scaling).view(x.shape)
-            grad_x = _typed(share if mask is None else share.mul_(mask), x)
+            grad_x = _typed(share if mask is None else share.mul_(mask), x.dtype)
         return grad if needs_y else None, grad_x, grad_a, grad_b, None, None, None
 
 
@@ -267,11 +272,11 @@ def _to_factors(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of ``A x (rows, r)``, A and B from the output's, ``flat (rows, out)``; ``a`` is A in the type of
     the product."""
-    b, thin = _typed(own_b, low), _typed(flat, low)
+    b, thin = _typed(own_b, low.dtype), _typed(flat, low.dtype)
     grad_low, grad_a, grad_b = times(thin, b), None, None
     if needs[0]:
-        kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low)
-        grad_a = _typed(torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling), own_a)
+        kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low.dtype)
+        grad_a = _typed(torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling), own_a.dtype)
     if needs[1]:  # the long way round is twice as fast on a CPU as a product with r columns
         grad_b = torch.empty_like(own_b).copy_(torch.addmm(b.t(), low.t(), thin, beta=0, alpha=scaling).t())
     return grad_low, grad_a, grad_b

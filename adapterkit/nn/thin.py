@@ -1,7 +1,8 @@
 """Products whose result has few columns: the ranks of an adapter.
 
 How long they take depends on the way round in which the library is asked. On AMD's processors MKL takes up to four
-times as long for few columns in float32 as for few rows (``python -m bench --suite thin``), on others as long or less.
+times as long for few columns in float32 as for few rows (``python -m bench --suite thin``), on others as long or less;
+and less everywhere where the product has few rows and few columns.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_FEW = 16
+"""Up to so many rows the usual way is the faster."""
 
 
 def times_transposed(x: Tensor, a: Tensor) -> Tensor:
@@ -35,7 +39,7 @@ def times(x: Tensor, b: Tensor) -> Tensor:
 
 
 def _prefers_few_rows(x: Tensor) -> bool:
-    return x.dtype is torch.float32 and x.is_cpu and not torch.compiler.is_compiling() and _is_amd()
+    return x.dtype is torch.float32 and x.is_cpu and len(x) > _FEW and not torch.compiler.is_compiling() and _is_amd()
 
 
 @cache

@@ -113,7 +113,7 @@ def _decoding(runner: Runner, model: Base, root: Path, compiled: bool) -> Iterat
 
 
 def _tolerance(model: Base, bare: Any) -> float:
-    """What rounding explains: more in layers that round their inputs to 8 bits, and by the root of the layers beyond 16."""
+    """What rounding explains: more in layers that round inputs to 8 bits, and by the root of the layers beyond 16."""
     return tolerance(DTYPE) * (2 if model.bits == 8 else max(1.0, bare.config.num_hidden_layers / 16) ** 0.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,17 @@ SIZES = ((768, 768), (768, 3072))
 
 
 def rows(runner: Runner) -> Iterator[Row]:
-    for rank in (8, 16):
+    for count, rank in ((1024, 8), (1024, 16), (8, 8)):
         for wide, out in SIZES:
-            x, a, grad, b = (torch.randn(s) for s in ((1024, wide), (rank, wide), (1024, out), (out, rank)))
-            yield _row(runner, f"x A^T, 1024 x {wide}, rank {rank}", lambda: (a @ x.t()).t(), lambda: F.linear(x, a))
-            yield _row(runner, f"g B, 1024 x {out}, rank {rank}", lambda: (b.t() @ grad.t()).t(), lambda: grad @ b)
+            x, a, grad, b = (torch.randn(s) for s in ((count, wide), (rank, wide), (count, out), (out, rank)))
+            name = f"x A^T, {count} x {wide}, rank {rank}"
+            yield _row(runner, name, partial(_as_few_rows, x, a.t()), partial(F.linear, x, a))
+            name = f"g B, {count} x {out}, rank {rank}"
+            yield _row(runner, name, partial(_as_few_rows, grad, b), partial(torch.mm, grad, b))
+
+
+def _as_few_rows(x: Tensor, b: Tensor) -> Tensor:
+    return (b.t() @ x.t()).t()
 
 
 def _row(runner: Runner, name: str, few_rows: Callable[[], Tensor], few_columns: Callable[[], Tensor]) -> Row:

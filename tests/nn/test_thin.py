@@ -10,18 +10,21 @@ from adapterkit.nn import thin
 
 @pytest.mark.parametrize("is_amd", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_both_ways_round_are_the_product(monkeypatch, is_amd, dtype):
+@pytest.mark.parametrize("rows", [5, 40])
+def test_both_ways_round_are_the_product(monkeypatch, is_amd, dtype, rows):
     monkeypatch.setattr(thin, "_is_amd", lambda: is_amd)
-    x, a, b = (torch.randn(size, dtype=dtype) for size in ((5, 8), (3, 8), (8, 3)))
+    x, a, b = (torch.randn(size, dtype=dtype) for size in ((rows, 8), (3, 8), (8, 3)))
     for found, expected in ((thin.times_transposed(x, a), x @ a.T), (thin.times(x, b), x @ b)):
-        assert found.shape == (5, 3)
+        assert found.shape == (rows, 3)
         torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("is_amd", [True, False])
 def test_float32_on_amd_s_processors_is_taken_as_few_rows(monkeypatch, is_amd):
     monkeypatch.setattr(thin, "_is_amd", lambda: is_amd)
-    x, a = torch.randn(5, 8), torch.randn(3, 8)
+    x, a = torch.randn(40, 8), torch.randn(3, 8)
     assert thin.times_transposed(x, a).is_contiguous() is not is_amd
     assert thin.times(x, a.T).is_contiguous() is not is_amd
     assert thin.times_transposed(x.double(), a.double()).is_contiguous()
+    assert thin.times_transposed(x[:5], a).is_contiguous()
+    assert thin.times(x[:5], a.T).is_contiguous()
