@@ -12,6 +12,7 @@ from adapterkit.build import get_peft_model
 from adapterkit.checkpoint import get_peft_model_state_dict, set_peft_model_state_dict
 from adapterkit.model import PeftModel
 from adapterkit.testing.case import ROWS, AdapterCase, frozen_state, same
+from adapterkit.testing.elsewhere import GPU, Elsewhere
 from adapterkit.testing.toys import Toy
 
 
@@ -81,6 +82,16 @@ class ComputeLaws(AdapterCase):
         set_peft_model_state_dict(empty, get_peft_model_state_dict(model, adapter_name="a"), "a")
         assert not any(t.is_meta for t in [*empty.parameters(), *empty.buffers()])
         self.close(empty(x), model(x))
+
+    def test_on_a_gpu(self, layer: nn.Module) -> None:
+        near, x = self.adapted(layer, "a", "b"), self.inputs(layer)
+        with Elsewhere(), torch.no_grad():
+            far, there = self.adapted(copy.deepcopy(layer).to(GPU), "a", "b"), x.to(GPU)
+            assert {t.device for t in [*far.parameters(), *far.buffers()]} == {GPU}
+            for names in (None, list(ROWS)):
+                self.close(far(there, adapter_names=names).cpu(), near(x, adapter_names=names).cpu())
+            set_peft_model_state_dict(far, get_peft_model_state_dict(near, adapter_name="b"), "a")
+            assert {t.device for t in [*far.parameters(), *far.buffers()]} == {GPU}
 
     def test_can_be_counted_on_the_meta_device(self, layer: nn.Module) -> None:
         model = self.adapted(layer, moved=False)

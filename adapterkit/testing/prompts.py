@@ -20,6 +20,7 @@ from adapterkit.model import PeftModel
 from adapterkit.prompts import with_sizes
 from adapterkit.testing.case import frozen_state, same
 from adapterkit.testing.configs import ConfigLaws
+from adapterkit.testing.elsewhere import GPU, Elsewhere
 from adapterkit.testing.hosts import COLUMNS, HOSTS, ROWS, WORDS, Host, recompute
 from adapterkit.testing.models import assert_near
 from adapterkit.testing.toys import seeded
@@ -246,6 +247,14 @@ class PromptContract(ConfigLaws):
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         torch.testing.assert_close(first_of(compiled(**inputs)), first_of(model(**inputs)))
+
+    def test_on_a_gpu(self, host: Host) -> None:
+        near, inputs = self.prompted(host, "a", "b"), self.inputs(host)
+        with Elsewhere(), torch.no_grad():
+            far = self.prompted(host, "a", "b", base=host.make().to(GPU))
+            assert {t.device for t in [*far.parameters(), *far.buffers()]} == {GPU}
+            there = {name: tensor.to(GPU) for name, tensor in inputs.items()}
+            torch.testing.assert_close(first_of(far(**there)).cpu(), first_of(near(**inputs)).cpu())
 
     def test_counts_on_the_meta_device(self, host: Host) -> None:
         with torch.device("meta"):

@@ -25,3 +25,12 @@ class TestBlocks(AdapterContract):
         },
     )
     layers = layers_of(frozenset({"linear"}))
+
+
+class TestDora(AdapterContract):
+    config = LoraConfig(r=2, use_dora=True)
+
+
+class TestPissa(AdapterContract):
+    config = LoraConfig(r=2, init_lora_weights="pissa")
+    layers = layers_of(frozenset({"linear"}))

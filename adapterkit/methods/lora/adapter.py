@@ -278,7 +278,8 @@ class LoraAdapter(LayerAdapter):
         with torch.no_grad():
             a, b = self.whole_factors()
             weight = self.layer.weight.T if self.layer.kind == "embedding" else self.layer.weight
-            norm = fused.row_norms(weight.flatten(1), a.flatten(1), b.flatten(1), self.scaling)
+            a, b = (factor.flatten(1).to(weight.device) for factor in (a, b))  # made on the CPU, and then moved
+            norm = fused.row_norms(weight.flatten(1), a, b, self.scaling)
             return norm.reshape(1, -1, *self._ones()) if self.layer.kind == "conv" else norm
 
     def norm_of(self, weight: Tensor) -> Tensor:
