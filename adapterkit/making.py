@@ -146,9 +146,19 @@ def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapt
         dtype = torch.float32
     for module in modules_in(adapter):
         for tensor in (tensor for tensor in module._parameters.values() if tensor is not None):
-            device = tensor.device
-            if tensor.dtype != dtype or (device != _META and device != view.device):
-                return adapter.to(dtype) if device == _META else adapter.to(device=view.device, dtype=dtype)
+            if tensor.is_meta:
+                return _awaiting(adapter if tensor.dtype == dtype else adapter.to(dtype), view.device)
+            if tensor.dtype != dtype or tensor.device != view.device:
+                return adapter.to(device=view.device, dtype=dtype)
+    return adapter
+
+
+def _awaiting(adapter: LayerAdapter, device: torch.device) -> LayerAdapter:
+    """An adapter that stays on the meta device, and on this one what it was given of the weight."""
+    for module in modules_in(adapter):
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[name] = buffer.to(device)
     return adapter
 
 

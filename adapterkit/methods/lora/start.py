@@ -118,8 +118,8 @@ def start_at(adapter: Any, a: Tensor, b: Tensor, *, saved: bool = False) -> None
         saved: whether the origin is part of the adapter's file.
     """
     own_a, own_b = adapter.factors()
-    adapter.register_buffer("start_A", a.to(adapter.layer.device), persistent=saved)
-    adapter.register_buffer("start_B", b.to(adapter.layer.device), persistent=saved)
+    adapter.register_buffer("start_A", a, persistent=saved)
+    adapter.register_buffer("start_B", b, persistent=saved)
     adapter.settle()
     if not own_a.is_meta:
         own_a.copy_(a)
