@@ -14,6 +14,7 @@ from adapterkit.errors import StateError
 from adapterkit.nn import memory, storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.forms import LowRank
+from adapterkit.nn.interrupts import uninterrupted
 from adapterkit.nn.merging import add_low_rank, is_held_alone, low_rank_change, merged_parameters
 from adapterkit.nn.module import Module
 from adapterkit.nn.parameters import as_stored, changed_parameters, exchange
@@ -105,12 +106,16 @@ class MergingLayer(Module):
     def _merge_low_rank(self, change: LowRank, names: Sequence[str], *, keep: bool, safe: bool) -> float:
         in_place = not keep and not safe and is_held_alone(self.base_layer)
         weight = self.base_layer.get_parameter("weight").detach()
-        out = weight if in_place else (memory.empty_like if keep else torch.empty_like)(weight)
-        error = add_low_rank(weight, change, out, measure=keep)
-        if not in_place:
+        if in_place:
+            with uninterrupted():  # half of the weight with the change is neither merged nor unmerged
+                error = add_low_rank(weight, change, weight, measure=keep)
+                self.merged_adapters = tuple(names)
+        else:
+            out = (memory.empty_like if keep else torch.empty_like)(weight)
+            error = add_low_rank(weight, change, out, measure=keep)
             _refuse_infinite({"weight": out}, names, safe=safe)
             self._frozen = exchange(self.base_layer, {"weight": out})
-        self.merged_adapters = tuple(names)
+            self.merged_adapters = tuple(names)
         if not keep:
             self.forget_frozen()
         return error

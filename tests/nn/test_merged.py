@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from torch import nn
 
 from adapterkit import LoraConfig, get_peft_model
+from adapterkit.nn import merged
 from adapterkit.nn.forms import LowRank
 from adapterkit.nn.merging import add_low_rank, is_held_alone
 
@@ -110,6 +113,23 @@ def test_interrupted_it_computes_the_same(monkeypatch):
         model.merge_and_unload()
     assert model.base_model.model.layers[0].merged
     torch.testing.assert_close(model(x), expected)
+
+
+def test_a_ctrl_c_waits_for_the_layer_that_is_written_to(monkeypatch):
+    model, x = wrapped(), torch.randn(2, 6)
+    expected, before = model(x).detach(), signal.getsignal(signal.SIGINT)
+
+    def add(*args, **kwargs):
+        error = add_low_rank(*args, **kwargs)
+        signal.raise_signal(signal.SIGINT)
+        return error
+
+    monkeypatch.setattr(merged, "add_low_rank", add)
+    with pytest.raises(KeyboardInterrupt):
+        model.merge_and_unload()
+    assert [layer.merged for layer in model.base_model.model.layers] == [True, False, False]
+    torch.testing.assert_close(model(x), expected)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_several_adapters_and_transposed_layers():
