@@ -17,15 +17,20 @@ from adapterkit.tuner import Tuner
 
 
 def prepare(tuner: Tuner, adapter_names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Put routes and inputs where the layers find them; ``kwargs`` loses what the base model does not know.
-
-    Both are set anew by every call, and not cleared after it: gradient checkpointing runs the layers again in backward.
+    """Put routes and inputs where the layers find them, until the call leaves them (`Selection.leave`); ``kwargs``
+    loses what the base model does not know.
 
     Raises:
         StateError: a name in ``adapter_names`` is unknown, or their number is not the number of rows.
     """
-    tuner.selection.routes = _routes(tuner, adapter_names, args, kwargs)
-    _take_inputs(tuner, args, kwargs)
+    selection = tuner.selection
+    selection.routes = _routes(tuner, adapter_names, args, kwargs)
+    selection.last_routes = selection.routes or selection.last_routes
+    try:
+        _take_inputs(tuner, args, kwargs)
+    except BaseException:
+        selection.forget()
+        raise
 
 
 def _routes(tuner: Tuner, names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Routes | None:
@@ -34,10 +39,10 @@ def _routes(tuner: Tuner, names: Sequence[str] | None, args: tuple[Any, ...], kw
     if tuner.merged_adapters:
         raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
     tuner.require(*(name for name in dict.fromkeys(names) if name != BASE))
-    rows = next((len(v) for v in [*args, *kwargs.values()] if isinstance(v, torch.Tensor) and v.ndim), len(names))
-    if rows != len(names):
-        raise StateError(f"adapter_names has {len(names)} names for a batch of {rows} rows")
-    before = tuner.selection.routes
+    sizes = [len(v) for v in [*args, *kwargs.values()] if isinstance(v, torch.Tensor) and v.ndim]
+    if sizes and len(names) not in sizes:  # what is the same for all rows may have one
+        raise StateError(f"adapter_names has {len(names)} names for a batch of {sizes[0]} rows")
+    before = tuner.selection.last_routes
     return before if before is not None and before.names == tuple(names) else Routes.of(names)
 
 

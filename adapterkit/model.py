@@ -224,6 +224,15 @@ class PeftModel(Saved):
             StateError: a name in ``adapter_names`` is unknown, or their number is not the number of rows.
         """
         prepare(self.base_model, adapter_names, args, kwargs)
+        try:
+            outputs = self._call(args, kwargs)
+        except BaseException:
+            self.base_model.selection.forget()
+            raise
+        self.base_model.selection.leave(outputs)
+        return outputs
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         prompt = self._active_prompt()
         with kept_looked_at(self.base_model):
             if prompt is not None:
@@ -247,7 +256,7 @@ class PeftModel(Saved):
                 return self.get_base_model().generate(*args, **kwargs)  # type: ignore[operator]
             return self._prompts().generate_with_prompt(self, prompt, args, kwargs)
         finally:
-            self.base_model.selection.routes = None
+            self.base_model.selection.forget()
 
     # -- merging ------------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ class CopiedLayer(nn.Module):
         return self.original_module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.selection.past is not None:
+            self.selection.recall()
         if self.selection.enabled and self.selection.routes is not None:
             if not args:
                 raise CapabilityError(

@@ -88,6 +88,8 @@ class AdaptedLayer(MergingLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         selection = self.selection
+        if selection.past is not None:
+            selection.recall()
         if selection.enabled and len(args) == 1 and not kwargs and is_plain_inference():  # what is kept is not traced
             kept: KeptChain | None = self.view.kept
             if kept is not None and not self.merged_adapters and kept.serves(selection, args[0]):
