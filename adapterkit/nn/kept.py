@@ -21,6 +21,8 @@ from adapterkit.nn.low_rank import type_of_products
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.selection import Selection
 
+_NUMBERS = (float, int)
+
 
 class Sources:
     """The tensors, scales and modes of some adapters, as they were.
@@ -74,7 +76,7 @@ def _places(adapter: nn.Module) -> Iterable[tuple[dict[str, Any], str]]:
     for module in modules_in(adapter):
         for holder in (module._modules, module._parameters, module._buffers):
             yield from ((holder, name) for name, value in holder.items() if value is not None)
-        yield from ((module.__dict__, name) for name, value in module.__dict__.items() if isinstance(value, float))
+        yield from ((module.__dict__, name) for name, value in module.__dict__.items() if type(value) in _NUMBERS)
     yield adapter.__dict__, "training"
 
 
@@ -107,7 +109,8 @@ class KeptChain(Kept):
         """Take ``chain`` for what the adapters of these names have in a layer's slots."""
         if names != self.names:
             held: Any = [slot._modules for slot in slots]
-            self.names, self.places = names, [(slot, name, slot.get(name)) for slot in held for name in names]
+            self.places = [(slot, name, slot.get(name)) for slot in held for name in names]
+            self.names = names  # last, as other threads look at it first
 
     def serves(self, selection: Selection, x: Tensor) -> bool:
         """Whether `apply` does to ``x`` what the selected adapters do around a layer that has none merged."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import LayerAdapter, wrap
@@ -109,9 +112,10 @@ class AdaptedLayer(MergingLayer):
                 return call_block(layer, self._change, args, kwargs)
             if selection.routes is not None:
                 return self._forward_routed(selection.routes, layer, *args, **kwargs)
-            chain = self.chain(selection.active)
+            names = selection.active  # once: another thread may choose others meanwhile
+            chain = self.chain(names)
             if chain:
-                return self._forward_adapted(chain, layer, *args, **kwargs)
+                return self._forward_adapted(names, chain, layer, *args, **kwargs)
         if len(args) == 1 and not kwargs and is_plain_linear(layer):
             parameters = layer._parameters
             return F.linear(args[0], parameters["weight"], parameters["bias"])
@@ -123,7 +127,9 @@ class AdaptedLayer(MergingLayer):
             return self._routed(base, x, self.selection.routes, inputs)
         return wrap([in_call(adapter, inputs) for adapter in self.chain(self.selection.active)], base, x)
 
-    def _forward_adapted(self, chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def _forward_adapted(
+        self, names: Sequence[str], chain: list[LayerAdapter], layer: Any, x: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         if torch.is_grad_enabled():  # as for `kept` when rows are trained: an optimizer may write unseen
             self.view.kept = self.view.kept_rows = None
         kind = type(chain[0])
@@ -131,30 +137,31 @@ class AdaptedLayer(MergingLayer):
         if is_one_kind and not args and not kwargs and is_plain_linear(layer) and is_frozen(layer):
             y = kind.fused(chain, layer, x)
             if y is not None:
-                self._bind_kept()
+                self._bind_kept(names, chain)
                 return y
         elif is_one_kind and self.view.kind == "linear" and kind.adapt_input is LayerAdapter.adapt_input:
-            return self._forward_beside(chain, layer(x, *args, **kwargs), x)
+            return self._forward_beside(names, chain, layer(x, *args, **kwargs), x)
 
         def base(x: Any) -> Any:
             return layer(x, *args, **kwargs)
 
         return wrap(chain, base, x)
 
-    def _forward_beside(self, chain: list[LayerAdapter], y: Any, x: Any) -> Any:
+    def _forward_beside(self, names: Sequence[str], chain: list[LayerAdapter], y: Any, x: Any) -> Any:
         """What the layer made of ``x``, adapted."""
         changed = None
         if type(y) is Tensor and type(x) in (Tensor, nn.Parameter) and not is_traced():
             changed = type(chain[0]).beside(chain, y, x)
         if changed is None:
             return wrap(chain, lambda _: y, x)
-        self._bind_kept()
+        self._bind_kept(names, chain)
         return changed
 
-    def _bind_kept(self) -> None:
-        """What a forward has left is for the adapters that are active now."""
-        if is_plain_inference() and self.view.kept is not None:
-            self.view.kept.bind(self.selection.active, self.slots)
+    def _bind_kept(self, names: Sequence[str], chain: list[LayerAdapter]) -> None:
+        """What a forward has left of ``chain`` is for the adapters of these names."""
+        kept = self.view.kept
+        if kept is not None and is_plain_inference() and kept.chain == chain:
+            kept.bind(names, self.slots)
 
     def _forward_routed(self, routes: Routes, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         def base(x: Any) -> Any:
@@ -186,6 +193,12 @@ class AdaptedLayer(MergingLayer):
             )
         changed = as_stored(self.base_layer, changed_parameters(held, exact=False))
         return functional_call(self.base_layer, changed, args, kwargs)
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica.view, replica.__class__ = copy.copy(self.view), _Replica
+        replica.view.kept = replica.view.kept_rows = None
+        return replica  # type: ignore[no-any-return]
 
     def chain(self, names: Sequence[str]) -> list[LayerAdapter]:
         """What the adapters of ``names`` have here, in that order, and for each in the order of `slots`."""
@@ -242,6 +255,18 @@ class AdaptedLayer(MergingLayer):
         return selection.narrowed(rows, size) if selection.inputs else nullcontext()
 
 
+class _Replica(AdaptedLayer):
+    """A copy that `torch.nn.DataParallel` makes for one forward on another device."""
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        view: Any = self.view
+        view.layer = self._modules["base_layer"]  # the adapters of the copy read the layer of the copy
+        for slot in self.slots:
+            for adapter in slot._modules.values():
+                adapter.__dict__["layer"] = view
+        return super()._forward(*args, **kwargs)
+
+
 class BiasAdapter(LayerAdapter):
     """A trained copy of the layer's own bias: ``y + (b' - b)``, where the layer computes ``... + b``."""
 
@@ -257,8 +282,16 @@ class BiasAdapter(LayerAdapter):
 
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
         change = self._change().to(y.dtype)
-        trailing = y.ndim - 2 if self.layer.kind == "conv" else 0  # the channels come before space
-        return y + change.reshape(-1, *[1] * trailing)
+        return y + change.reshape(-1, *[1] * self._trailing(y))
+
+    def _trailing(self, y: Tensor) -> int:
+        """How many dimensions of ``y`` come after that of the bias: the channels come before space."""
+        layer: Any = self.layer.layer
+        if isinstance(layer, _ConvNd):
+            return len(layer.kernel_size)
+        if isinstance(layer, _NormBase | nn.GroupNorm) or (y.ndim > 2 and y.shape[-1] != len(self.bias)):
+            return y.ndim - 2
+        return 0
 
     def adapt_weight(self, weight: Tensor) -> Tensor:
         return weight

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
+from torch.autograd import forward_ad
 
 from adapterkit.nn.dropout import draw_seed, keep_mask, rescale
 from adapterkit.nn.forms import MAX_RANK, row_kernels
@@ -45,7 +46,7 @@ def low_rank_linear(
     x = _in_autocast(x)
     if weight.dtype is not x.dtype:
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-    if torch.compiler.is_compiling() and not dropout:
+    if (torch.compiler.is_compiling() or forward_ad._current_level >= 0) and not dropout:
         return add_traced(F.linear(x, weight, bias), x, a, b, scaling)
     if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
@@ -67,6 +68,8 @@ def low_rank_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, 
         dropout: how often an element of ``x`` is dropped on its way to ``A``.
     """
     x = _in_autocast(x)
+    if forward_ad._current_level >= 0 and not dropout:
+        return add_traced(y, x, a, b, scaling)
     if torch.is_grad_enabled() and (y.requires_grad or x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
         return LowRankBeside.apply(y, x, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
@@ -92,14 +95,15 @@ def type_of_products(x: Tensor) -> torch.dtype:
 
 
 def add_traced(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """``y + s B A x`` in operations that a compiler fuses with what stands around them, and derives.
+    """``y + s B A x`` in operations that a compiler fuses with what stands around them, and derives; in forward mode,
+    too.
 
     A single row on a GPU waits for kernels to be started: as sums, the two products are one each, and they take the
     factors as they are, where a product of matrices has them cast first.
     """
     if x.is_cuda and x.numel() == x.shape[-1]:
         return add_as_sums(y, x, a, b, scaling)
-    return y + F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scaling
+    return y + (F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scaling).to(y.dtype)
 
 
 def add_as_sums(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -167,7 +171,7 @@ def _added(y: Tensor, low: Tensor, b: Tensor, scaling: float) -> Tensor:
 
 def _in_autocast(x: Tensor) -> Tensor:
     """``x`` in the type that autocast takes products in, where it is on."""
-    if _is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
+    if _is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64:
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
 
@@ -278,7 +282,9 @@ def _to_factors(
         kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low.dtype)
         grad_a = _typed(torch.addmm(a, grad_low.t(), kept, beta=0, alpha=scaling), own_a.dtype)
     if needs[1]:  # the long way round is twice as fast on a CPU as a product with r columns
-        grad_b = torch.empty_like(own_b).copy_(torch.addmm(b.t(), low.t(), thin, beta=0, alpha=scaling).t())
+        grad_b = torch.addmm(b.t(), low.t(), thin, beta=0, alpha=scaling).t()
+        if grad_b.dtype is not own_b.dtype:
+            grad_b = grad_b.to(own_b.dtype, memory_format=torch.contiguous_format)
     return grad_low, grad_a, grad_b
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from adapterkit.errors import StateError
+from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn import memory, storage
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.forms import LowRank
@@ -71,7 +71,8 @@ class MergingLayer(Module):
 
         Raises:
             StateError: adapters are merged already, or the result is not finite; nothing has changed then.
-            CapabilityError: an adapter's change cannot be expressed by a weight and a bias.
+            CapabilityError: an adapter's change cannot be expressed by a weight and a bias, or the layer computes its
+                weight in every forward, as a pruned one does.
         """
         if self.merged:
             raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
@@ -79,6 +80,7 @@ class MergingLayer(Module):
         names = [n for n in (self.selection.active if names is None else names) if n in here]
         if not names:
             return 0.0
+        _require_stored(self.base_layer)
         change = None if self._is_special() else low_rank_change(self.chain(names), self.view)
         if change is not None:
             return self._merge_low_rank(change, names, keep=keep, safe=safe)
@@ -164,6 +166,18 @@ class MergingLayer(Module):
             for layer in self._quantised:
                 layer._apply(fn)  # type: ignore[no-untyped-call]
         return self
+
+
+def _require_stored(layer: nn.Module) -> None:
+    computed = [
+        n for n in ("weight", "bias") if n not in layer._parameters and isinstance(getattr(layer, n, None), Tensor)
+    ]
+    if computed and not storage.is_quantised(layer):
+        raise CapabilityError(
+            f"the {computed[0]} of this {type(layer).__name__} is computed in every forward, by pruning or a "
+            "parametrization: make it a parameter first (torch.nn.utils.prune.remove, "
+            "torch.nn.utils.remove_spectral_norm, torch.nn.utils.parametrize.remove_parametrizations)"
+        )
 
 
 def _refuse_infinite(merged: Mapping[str, Tensor], names: Sequence[str], *, safe: bool) -> None:

@@ -124,7 +124,7 @@ def add_low_rank(weight: Tensor, change: LowRank, out: Tensor, *, measure: bool 
 def is_held_alone(layer: nn.Module) -> bool:
     """Whether nothing but ``layer`` holds its weight or its memory: no other module, no variable, no alias, no graph.
     Only then may the weight be written to."""
-    weight: Any = layer._parameters["weight"]
+    weight: Any = layer._parameters.get("weight")
     if type(weight) is not nn.Parameter or weight.is_meta or weight.is_inference() or not weight.is_contiguous():
         return False
     memory = weight.untyped_storage()

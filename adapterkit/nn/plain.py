@@ -13,7 +13,7 @@ def is_plain_linear(layer: nn.Module) -> bool:
         return False
     own = layer.__dict__
     return (
-        type(own["_parameters"]["weight"]) is nn.Parameter
+        type(own["_parameters"].get("weight")) is nn.Parameter  # pruning and the like compute it in a hook
         and not own["_forward_hooks"]
         and not own["_forward_pre_hooks"]
         and not own["_backward_hooks"]

@@ -11,8 +11,10 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from adapterkit import LoraConfig, get_peft_model
+from adapterkit.errors import CapabilityError
 from adapterkit.nn.adapter import wrap
 
 ACTIVE = (["a"], ["a", "b"], ["b", "a", "c"])
@@ -25,6 +27,10 @@ class One(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x)
+
+
+def prune_half(layer: nn.Linear) -> None:
+    prune.l1_unstructured(layer, "weight", amount=0.5)
 
 
 def wrapped(active=("a",), dtype: torch.dtype = torch.float32):
@@ -292,3 +298,51 @@ def test_dropping_begins():
     model.train()
     with torch.no_grad():
         assert not torch.allclose(model(x), before)
+
+
+def test_another_adapter_chosen_by_another_thread_meanwhile():
+    model, x = wrapped(), torch.randn(5, 12)
+    model.base_model.activate(["b"])
+    expected = check(model, x)
+    model = wrapped()
+
+    def choose(module, args, output):
+        model.base_model.activate(["b"])  # as another thread may, between the look at what is active and its use
+
+    for hook in (layer_of(model).base_layer.register_forward_hook(choose), None):
+        with torch.no_grad():
+            model(x)
+        if hook is not None:
+            hook.remove()
+    assert torch.equal(check(model, x), expected)
+
+
+@pytest.mark.parametrize("compute", [prune_half, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_a_base_weight_that_is_computed(compute):
+    base, x = One().eval(), torch.randn(5, 12)
+    compute(base.layer)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["layer"], init_lora_weights=False)).eval()
+    for _ in range(3):
+        check(model, x)
+    model.train()(x).sum().backward()
+    assert factor(model, "default").grad.any()
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(CapabilityError, match=r"weight of this .*Linear is computed"):
+            merge()
+    check(model.eval(), x)
+
+
+def test_a_factor_that_is_computed_by_a_parametrization():
+    model, x = wrapped(), torch.randn(5, 12)
+    before = check(model, x)
+    nn.utils.parametrizations.weight_norm(layer_of(model).adapters["a"].lora_A)
+    torch.testing.assert_close(check(model, x), before)
+    model.train()(x)
+
+
+def test_a_scale_that_is_a_whole_number():
+    model, x = wrapped(["a", "b"]), torch.randn(5, 12)
+    for scaling in (2, 5):
+        layer_of(model).adapters["a"].scaling = scaling
+        for _ in range(2):
+            check(model, x)

@@ -184,7 +184,7 @@ class LoraAdapter(LayerAdapter):
     @override
     def low_rank(self) -> LowRank | None:
         dropped = self.dropout and self.training
-        if not self.is_plain or dropped or "lora_magnitude_vector" in self._parameters:
+        if not self.is_plain or dropped or self.reads_weight:
             return None
         self._require_start()
         a, b = fused.factors(self)

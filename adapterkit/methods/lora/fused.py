@@ -26,7 +26,7 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
     if dropout and torch.compiler.is_compiling():
         return None
     weight: Any = parameters["weight"]
-    if "lora_magnitude_vector" in first._parameters:
+    if first.reads_weight:
         update = low_rank_linear(x, weight, None, *factors(first), first.scaling, dropout=dropout)
         return _rescaled(update, first.lora_magnitude_vector / first.norm(), parameters["bias"])
     kept = None if dropout else _ready(chain, x, weight)
@@ -38,7 +38,7 @@ def forward(chain: Sequence[LoraAdapter], layer: nn.Linear, x: Tensor) -> Tensor
 def beside(chain: Sequence[LoraAdapter], y: Tensor, x: Tensor) -> Tensor | None:
     """What ``chain`` makes of the output ``y`` of a linear layer of any class; None where that is left to the onion."""
     first = chain[0]
-    if "lora_magnitude_vector" in first._parameters or not _is_a_product(chain):
+    if first.reads_weight or not _is_a_product(chain):
         return None
     dropout = first.dropout if first.training else 0.0
     kept = None if dropout else _ready(chain, x, y)
@@ -61,7 +61,7 @@ def _ready(chain: Sequence[LoraAdapter], x: Tensor, other: Tensor) -> Direct | R
 def _are_summands(chain: Sequence[LoraAdapter]) -> bool:
     """Whether all that each adapter does is to add its product."""
     for adapter in chain:  # a loop, as `all` of a generator takes as long as a small kernel
-        if not adapter.is_plain or adapter.awaits_data or "lora_magnitude_vector" in adapter._parameters:
+        if not adapter.is_plain or adapter.awaits_data or adapter.reads_weight:
             return False
         if adapter.training and adapter.dropout:
             return False
@@ -73,7 +73,8 @@ def factors(adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
     held: Any = adapter._modules  # past nn.Module.__getattr__, which costs as much as a small kernel
     if "start_A" in adapter._buffers:
         return adapter.whole_factors()
-    return held["lora_A"]._parameters["weight"], held["lora_B"]._parameters["weight"]
+    a, b = held["lora_A"]._parameters.get("weight"), held["lora_B"]._parameters.get("weight")
+    return (adapter.lora_A.weight, adapter.lora_B.weight) if a is None or b is None else (a, b)  # one is computed
 
 
 def _joined(chain: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor, float]:

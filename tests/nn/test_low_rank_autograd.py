@@ -1,0 +1,80 @@
+"""The other ways to derive: forward mode, many gradients at once, the second derivative, autocast of float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from adapterkit.nn.low_rank import low_rank_beside, low_rank_linear
+
+
+class Tensors:
+    def __init__(self, dtype=torch.float64) -> None:
+        torch.manual_seed(0)
+        self.x, self.a, self.b = (torch.randn(size, dtype=dtype) for size in ((5, 6), (2, 6), (4, 2)))
+        self.weight, self.bias = torch.randn(4, 6, dtype=dtype), torch.randn(4, dtype=dtype)
+
+    def inside(self, x, a, b):
+        return low_rank_linear(x, self.weight, self.bias, a, b, 1.5)
+
+    def beside(self, x, a, b):
+        return low_rank_beside(nn.functional.linear(x, self.weight, self.bias), x, a, b, 1.5)
+
+    def plain(self, x, a, b):
+        return nn.functional.linear(x, self.weight + 1.5 * b @ a, self.bias)
+
+
+@pytest.fixture(params=["inside", "beside"])
+def both(request):
+    tensors = Tensors()
+    return getattr(tensors, request.param), tensors
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("trained", [True, False])
+def test_forward_mode(both, trained):
+    computed, t = both
+    found = []
+    for function in (computed, t.plain):
+        with forward_ad.dual_level():
+            given = [
+                forward_ad.make_dual(v.clone().requires_grad_(trained), torch.ones_like(v)) for v in (t.x, t.a, t.b)
+            ]
+            found.append(forward_ad.unpack_dual(function(*given)).tangent)
+    torch.testing.assert_close(*found)
+
+
+def test_many_gradients_at_once(both):
+    computed, t = both
+    found, many = [], torch.randn(3, 5, 4, dtype=torch.float64)
+    for function in (computed, t.plain):
+        given = [v.clone().requires_grad_() for v in (t.x, t.a, t.b)]
+        found.append(torch.autograd.grad(function(*given), given, many, is_grads_batched=True))
+    torch.testing.assert_close(*found)
+
+
+def test_the_second_derivative(both):
+    computed, t = both
+    given = [v.clone().requires_grad_() for v in (t.x, t.a, t.b)]
+    assert torch.autograd.gradgradcheck(computed, given)
+
+
+@pytest.mark.parametrize("way", ["inside", "beside"])
+def test_autocast_leaves_float64_alone(way):
+    t = Tensors()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = getattr(t, way)(t.x, t.a, t.b)
+    assert y.dtype is torch.float64
+    torch.testing.assert_close(y, t.plain(t.x, t.a, t.b))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_laid_out_as_their_parameters(dtype):
+    t = Tensors(dtype)
+    a, b = (nn.Parameter(v.float()) for v in (t.a, t.b))
+    for _ in range(2):
+        t.inside(t.x, a, b).sum().backward()
+    assert a.grad.is_contiguous()
+    assert b.grad.is_contiguous()
