@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
@@ -28,6 +29,10 @@ from adapterkit.nn.view import LayerView
 
 SLOTS = ("tokens", "adapters", "biases", "parameter_adapters")
 """What an adapter may have at a layer, innermost first."""
+
+
+_EXCHANGING = threading.RLock()
+"""Held while a layer has other parameters than its own: it is one for all threads."""
 
 
 class AdaptedLayer(MergingLayer):
@@ -180,6 +185,10 @@ class AdaptedLayer(MergingLayer):
 
     def _forward_changed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The base layer with the parameters that adapters give it."""
+        with nullcontext() if torch.compiler.is_compiling() else _EXCHANGING:
+            return self._called_changed(args, kwargs)
+
+    def _called_changed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names: Any = self.selection.active
         if self.selection.routes is not None:
             names = self.selection.routes.rows

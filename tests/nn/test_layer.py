@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from adapterkit import LoraConfig, get_peft_model
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import LayerAdapter, WeightAdapter, wrap
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
@@ -258,3 +261,23 @@ class TestBias:
     def test_needs_a_bias(self):
         with pytest.raises(CapabilityError, match="Linear has no bias to train"):
             BiasAdapter(LayerView(nn.Linear(3, 3, bias=False)))
+
+
+def test_threads_share_a_layer_whose_parameters_are_exchanged():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    config = LoraConfig(r=2, target_modules=["attention"], init_lora_weights=False)
+    model = get_peft_model(nn.ModuleDict({"attention": attention}), config).eval()
+    layer, x = model.get_base_model()["attention"], torch.randn(2, 3, 8)
+
+    def call(_: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return layer(x, x, x, need_weights=False)[0]
+
+    expected, before = call(0), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(call, range(300)))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(torch.equal(y, expected) for y in found)
