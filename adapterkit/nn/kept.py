@@ -28,8 +28,8 @@ class Sources:
     """The tensors, scales and modes of some adapters, as they were.
 
     A tensor is the same if it is the same object at the same place, lies where it lay, was not written to and is not
-    trained. A write through ``.data`` is the one change that is not noticed; ``.copy_()`` under `torch.no_grad` and
-    `load_state_dict` are.
+    trained. A write past PyTorch's counting (through ``.data``, or to memory that NumPy shares) is not noticed;
+    ``.copy_()`` under `torch.no_grad` and `load_state_dict` are.
     """
 
     __slots__ = ("_aliases", "_holders", "_names", "_tensors", "_values")

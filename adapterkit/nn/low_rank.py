@@ -217,7 +217,8 @@ class LowRankLinear(torch.autograd.Function):
         mask = keep_mask(x, ctx.dropout, ctx.seed) if ctx.dropout else None
         if torch.is_grad_enabled():  # this derivative is to be derived itself
             factors = own_a.to(x.dtype), own_b.to(x.dtype)
-            return _differentiable(ctx.needs_input_grad, grad, x, weight, *factors, scaling, mask)
+            shares = _differentiable(grad, x, weight, *factors, scaling, mask)
+            return shares[0], None, None, *shares[1:], None, None, None
         needs_x, _, _, *needs = ctx.needs_input_grad
         flat, grad_x = grad.reshape(-1, grad.shape[-1]), None
         grad_low, grad_a, grad_b = _to_factors(needs, flat, x, a, own_a, own_b, low, scaling, mask)
@@ -253,8 +254,7 @@ class LowRankBeside(torch.autograd.Function):
         needs_y, needs_x, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
             factors = own_a.to(x.dtype), own_b.to(x.dtype)
-            shares = _differentiable((needs_x,), grad.to(x.dtype), x, None, *factors, scaling, mask)
-            return grad, shares[0], shares[3], shares[4], None, None, None
+            return grad, *_differentiable(grad.to(x.dtype), x, None, *factors, scaling, mask), None, None, None
         flat, grad_x = grad.reshape(-1, grad.shape[-1]), None
         grad_low, grad_a, grad_b = _to_factors(needs, flat, x, a, own_a, own_b, low, scaling, mask)
         if needs_x:
@@ -289,20 +289,13 @@ def _to_factors(
 
 
 def _differentiable(
-    needs: tuple[bool, ...],
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    scaling: float,
-    mask: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """The derivative in operations that autograd can follow; without a weight that of the product alone."""
+    grad: Tensor, x: Tensor, weight: Tensor | None, a: Tensor, b: Tensor, scaling: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, A and B in operations that autograd can follow; without a weight, of the product alone."""
     kept = x if mask is None else x * mask
     flat, rows = grad.reshape(-1, grad.shape[-1]), kept.reshape(-1, x.shape[-1])
     grad_low = flat @ b
     share = (grad_low @ a).view(x.shape) * scaling
     share = share if mask is None else share * mask
-    grad_x = None if not needs[0] else share if weight is None else grad @ weight + share
-    return grad_x, None, None, grad_low.t() @ rows * scaling, flat.t() @ (rows @ a.t()) * scaling, None, None, None
+    grad_x = share if weight is None else grad @ weight + share
+    return grad_x, grad_low.t() @ rows * scaling, flat.t() @ (rows @ a.t()) * scaling
