@@ -21,8 +21,6 @@ from adapterkit.nn.low_rank import type_of_products
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.selection import Selection
 
-_NUMBERS = (float, int)
-
 
 class Sources:
     """The tensors, scales and modes of some adapters, as they were.
@@ -76,7 +74,8 @@ def _places(adapter: nn.Module) -> Iterable[tuple[dict[str, Any], str]]:
     for module in modules_in(adapter):
         for holder in (module._modules, module._parameters, module._buffers):
             yield from ((holder, name) for name, value in holder.items() if value is not None)
-        yield from ((module.__dict__, name) for name, value in module.__dict__.items() if type(value) in _NUMBERS)
+        own = module.__dict__
+        yield from ((own, name) for name, value in own.items() if isinstance(value, float) or name == "scaling")
     yield adapter.__dict__, "training"
 
 
