@@ -5,7 +5,7 @@
     AdapterkitError                      exit 1   a fault that is not the user's configuration
     ├── ConfigError (ValueError)         exit 2   a setting cannot be honoured: the message names key, place and choices
     │   ├── UnknownPluginError (KeyError)         no method or task of that name is installed
-    │   ├── BrokenPluginError                     an installed plugin cannot be imported, or is no config class
+    │   ├── BrokenPluginError                     an installed plugin cannot be imported, or breaks the contract
     │   │   └── IncompatiblePluginError           it speaks another API version
     │   ├── TargetError                           a name in target_modules, modules_to_save, ... matches no module
     │   └── DataError                             a data file, split or column is not there

@@ -7,7 +7,6 @@ A plugin is a config class (`adapterkit.config.base.PeftConfig` or `adapterkit.c
 from __future__ import annotations
 
 import sys
-import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +15,20 @@ from importlib.metadata import Distribution, EntryPoint, EntryPoints, entry_poin
 from typing import Any
 
 from adapterkit.errors import BrokenPluginError, ConfigError, IncompatiblePluginError, UnknownPluginError, did_you_mean
+from adapterkit.references import absent, find, reason
+from adapterkit.references import resolve as resolve
 
 API_VERSION = 1
 """Raised when the contract of `adapterkit.nn.adapter` or of the config classes changes incompatibly. A plugin may state
 the one it was written for, ``api: ClassVar[int] = 1`` in its config class, and is refused by any other."""
 
 CORE = "adapterkit"
+
+DISCRIMINATOR = {"method": "peft_type", "task": "name"}
+"""The field by which a config says which plugin it belongs to: the plugin's name, a method's in capitals."""
+
+REFERENCES = ("adapter", "wrapper", "pipeline")
+"""What config classes name that is imported when it is used."""
 
 
 @cache
@@ -58,6 +65,11 @@ class Plugin:
         return f"{self.distribution} {self.version}"
 
     @property
+    def title(self) -> str:
+        """How messages begin: ``"method 'hra' (adapterkit-hra 0.1.0)"``."""
+        return f"{self.kind} {self.name!r} ({self.origin})"
+
+    @property
     def qualified(self) -> str:
         return f"{self.distribution}/{self.name}"
 
@@ -65,40 +77,57 @@ class Plugin:
         """Import the config class.
 
         Raises:
-            BrokenPluginError: it cannot be imported, is no config class, or leaves out what each has to declare.
+            BrokenPluginError: it cannot be imported, is no config class, leaves out what each has to declare, has
+                another name than it is declared by, or names an implementation that is certainly not there.
             IncompatiblePluginError: it was written for another `API_VERSION`.
         """
+        return self._loaded
+
+    @cached_property
+    def _loaded(self) -> type[Any]:
+        reference = f"{self.entry.module}:{self.entry.attr}"
         try:
-            loaded = self.entry.load()
+            loaded = find(reference)
         except Exception as error:  # whatever a third party's module does on import
-            raise BrokenPluginError(
-                f"{self.kind} {self.name!r} ({self.origin}) could not be imported: {type(error).__name__}: {error}"
-                f"\n  at {_last_line(error)}"
-            ) from error
+            raise BrokenPluginError(f"{self.title} could not be imported: {reason(reference, error)}") from error
         if not isinstance(loaded, type) or not hasattr(loaded, "model_fields"):
-            raise BrokenPluginError(f"{self.kind} {self.name!r} ({self.origin}): {self.entry.value} is no config class")
-        missing = sorted(name for name in getattr(loaded, "__class_vars__", ()) if not hasattr(loaded, name))
-        if missing:
-            raise BrokenPluginError(
-                f"{self.kind} {self.name!r} ({self.origin}): {self.entry.value} has no {' and no '.join(missing)}"
-            )
+            raise BrokenPluginError(f"{self.title}: {self.entry.value} is no config class")
+        self._check_api(loaded)
+        problem = next(self._problems(loaded), None)
+        if problem:
+            raise BrokenPluginError(f"{self.title}: {self.entry.value} {problem}")
+        return loaded
+
+    def _check_api(self, loaded: type[Any]) -> None:
         api = getattr(loaded, "api", API_VERSION)
         if api != API_VERSION:
             who = "adapterkit" if api > API_VERSION else self.distribution
             raise IncompatiblePluginError(
-                f"{self.kind} {self.name!r} ({self.origin}) speaks plugin API {api}; this adapterkit speaks "
-                f"{API_VERSION}. Upgrade {who}."
+                f"{self.title} speaks plugin API {api}; this adapterkit speaks {API_VERSION}. Upgrade {who}."
             )
-        return loaded
 
+    def _problems(self, loaded: type[Any]) -> Iterator[str]:
+        """What is wrong with a config class, as words that follow its name."""
+        missing = sorted(name for name in getattr(loaded, "__class_vars__", ()) if not hasattr(loaded, name))
+        if missing:
+            yield f"has no {' and no '.join(missing)}"
+        key = DISCRIMINATOR[self.kind]
+        field = loaded.model_fields.get(key)
+        own = getattr(field and field.default, "value", field and field.default)
+        if not isinstance(own, str):
+            yield f"has no {key}: a Literal with a default, {self._own_name!r}"
+        elif own != self._own_name:
+            yield f"has {key} {own!r}: it is to be declared as {own.lower()!r}, or to have {key} {self._own_name!r}"
+        for name in REFERENCES:
+            reference = getattr(loaded, name, None)
+            why = absent(reference) if isinstance(reference, str) else ""
+            if why:
+                yield f"has {name} {reference!r}, and {why}"
 
-def _last_line(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    outside = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
-    last = (outside or list(frames))[-1]
-    return f"{last.filename}:{last.lineno}"
+    @property
+    def _own_name(self) -> str:
+        """What a config of this plugin calls it."""
+        return self.name.upper() if self.kind == "method" else self.name
 
 
 class Registry(Mapping[str, type[Any]]):
@@ -173,12 +202,28 @@ tasks = Registry("task")
 KINDS: Mapping[str, Registry] = {"method": methods, "task": tasks}
 
 
-@cache
-def resolve(reference: str) -> Any:
-    """The object that ``"package.module:attribute"`` names; importing it may import torch."""
-    module, _, attribute = reference.partition(":")
-    __import__(module)
-    value: Any = sys.modules[module]
-    for part in attribute.split("."):
-        value = getattr(value, part)
-    return value
+def declared_as(config: type[Any]) -> str:
+    """How messages name a config class: as it is declared, ``"method 'hra' (adapterkit-hra 0.1.0)"``, or by itself."""
+    declarations = (p for registry in KINDS.values() for plugins in registry.declared.values() for p in plugins)
+    for plugin in declarations:
+        if getattr(sys.modules.get(plugin.entry.module), plugin.entry.attr, None) is config:
+            return plugin.title
+    return f"{config.__module__}:{config.__qualname__}"
+
+
+def implementation(config: type[Any], name: str, base: type[Any]) -> Any:
+    """The subclass of ``base`` that the reference ``name`` of a config class names.
+
+    Raises:
+        BrokenPluginError: it cannot be imported, or is something else; names the plugin.
+    """
+    reference: str = getattr(config, name)
+    try:
+        found = resolve(reference)
+    except Exception as error:  # whatever a third party's module does on import
+        raise BrokenPluginError(
+            f"{declared_as(config)}: its {name} {reference} could not be imported: {reason(reference, error)}"
+        ) from error
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise BrokenPluginError(f"{declared_as(config)}: its {name} {reference} is no {base.__name__}")
+    return found

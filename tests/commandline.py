@@ -129,7 +129,7 @@ from pydantic import Field
 
 class Config(LayerConfig):
     """A method that exists for a test: ``y = 2 y``."""
-    adapter: ClassVar[str] = "nowhere:Adapter"
+    adapter: ClassVar[str] = "tests.commandline:Training"
     {extra}
     peft_type: Literal["{name}"] = Field("{name}", description="Name.")
     strength: int = Field(3, ge=1, description="How much.")

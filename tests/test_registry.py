@@ -13,14 +13,18 @@ from adapterkit.registry import Registry, methods, resolve, tasks
 from tests.commandline import installed, write_distribution
 
 GROUP = "adapterkit.methods"
-GOOD = """
-from typing import Literal
+
+
+def good(name: str = "GOOD", adapter: str = "tests.test_registry:good") -> str:
+    """Source of a config class that can be used."""
+    return f"""
+from typing import ClassVar, Literal
 from pydantic import Field
 from adapterkit.config.layer import LayerConfig
 
 class Config(LayerConfig):
-    adapter = "nowhere:Adapter"
-    peft_type: Literal["GOOD"] = Field("GOOD", description="Name.")
+    adapter: ClassVar[str] = "{adapter}"
+    peft_type: Literal["{name}"] = Field("{name}", description="Name.")
     strength: int = Field(3, description="Strength.")
 """
 
@@ -43,7 +47,7 @@ def site(tmp_path, monkeypatch):
 
 
 def test_nothing_is_imported_before_it_is_asked_for(site):
-    registry = site(acme=({"quiet": "quiet_plugin:Config"}, {"quiet_plugin": GOOD}))
+    registry = site(acme=({"quiet": "quiet_plugin:Config"}, {"quiet_plugin": good("QUIET")}))
     assert "quiet" in registry
     assert "quiet" in list(registry)
     assert registry.plugin("quiet").origin == "acme 1.0"
@@ -58,14 +62,14 @@ def test_nothing_is_imported_before_it_is_asked_for(site):
         ("import no_such_library", r"ModuleNotFoundError: No module named 'no_such_library'\n  at .*bad_plugin\.py:1"),
         ("x = 1\nx.y", r"AttributeError: 'int' object has no attribute 'y'\n  at .*bad_plugin\.py:2"),
         ("def f(:", r"SyntaxError: .*\n  at .*bad_plugin\.py:1"),
-        ("class Other: pass", r"AttributeError: .*'Config'"),
+        ("class Confit: pass", r"bad_plugin has no 'Config'; did you mean 'Confit'\?\n  at .*bad_plugin\.py$"),
         ("class Config: pass", "bad_plugin:Config is no config class"),
         ("def Config(): pass", "bad_plugin:Config is no config class"),
     ],
 )
 def test_a_broken_plugin_is_named_with_its_place_and_hurts_no_other(site, source, message):
     registry = site(
-        acme=({"bad": "bad_plugin:Config", "good": "good_plugin:Config"}, {"bad_plugin": source, "good_plugin": GOOD})
+        acme=({"bad": "bad_plugin:Config", "good": "good_plugin:Config"}, {"bad_plugin": source, "good_plugin": good()})
     )
     assert registry["good"]().strength == 3
     with pytest.raises(BrokenPluginError, match=rf"method 'bad' \(acme 1\.0\)(.|\n)*{message}"):
@@ -77,21 +81,69 @@ def test_another_api_says_who_has_to_be_upgraded(site, api, who):
     registry = site(
         acme=(
             {"far": "far_plugin:Config"},
-            {
-                "far_plugin": f"{GOOD}\n    api = {api}\n".replace(
-                    "    api", "    api: __import__('typing').ClassVar[int]"
-                )
-            },
+            {"far_plugin": f"{good('FAR')}    api: ClassVar[int] = {api}\n"},
         )
     )
     with pytest.raises(IncompatiblePluginError, match=rf"speaks plugin API {api}; this adapterkit speaks 1\. {who}"):
         registry["far"]
 
 
+def test_a_module_that_is_not_there(site):
+    registry = site(acme=({"gone": "gone_plugin.config:Config"}, {}))
+    with pytest.raises(BrokenPluginError, match=r"could not be imported: there is no module 'gone_plugin'$"):
+        registry["gone"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (good("OTHER"), "has peft_type 'OTHER': it is to be declared as 'other', or to have peft_type 'BAD'"),
+        (good().replace("peft_type", "kind"), "has no peft_type: a Literal with a default, 'BAD'"),
+        (good("BAD", "gone_one.deep:X"), "has adapter 'gone_one.deep:X', and there is no module 'gone_one'"),
+        (good("BAD", "bad_plugin.deep:X"), "has adapter .*there is no module 'bad_plugin.deep'"),
+        (good("BAD", "bad_adapter:X"), r"has adapter .*, and bad_adapter has no 'X'\n  at .*bad_adapter\.py$"),
+    ],
+)
+def test_a_config_class_that_cannot_be_used_is_refused_before_its_adapter_is_imported(site, source, message):
+    files = {"bad_plugin": source, "bad_adapter": "raise RuntimeError\n\n\nclass Adapter: pass\n"}
+    registry = site(acme=({"bad": "bad_plugin:Config"}, files))
+    with pytest.raises(BrokenPluginError, match=rf"method 'bad' \(acme 1\.0\): bad_plugin:Config {message}"):
+        registry["bad"]
+    assert "bad_adapter" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("from math import *", r"could not be imported: late_adapter has no 'Adapter'\n  at .*late_adapter\.py"),
+        (
+            "globals()['Adaptor'] = int",
+            r"could not be imported: late_adapter has no 'Adapter'; did you mean 'Adaptor'\?",
+        ),
+        ("import no_such_library # Adapter", r"could not .*no_such_library'\n  at .*late_adapter\.py:1"),
+        ("Adapter = 3", "is no LayerAdapter"),
+        ("from adapterkit.nn.adapter import PromptAdapter as Adapter", "is no LayerAdapter"),
+    ],
+)
+def test_what_only_an_import_can_tell_is_told_at_use(site, source, message):
+    files = {"late_plugin": good("LATE", "late_adapter:Adapter"), "late_adapter": source}
+    registry = site(acme=({"late": "late_plugin:Config"}, files))
+    config = registry["late"]()
+    assert "late_adapter" not in sys.modules
+    resolve.cache_clear()
+    with pytest.raises(
+        BrokenPluginError, match=rf"^method 'late' \(acme 1\.0\): its adapter late_adapter:Adapter {message}"
+    ):
+        config.adapter_class()
+
+
 def test_two_third_parties_are_an_error_only_when_the_name_is_chosen(site):
     registry = site(
-        acme=({"same": "acme_same:Config"}, {"acme_same": GOOD}),
-        bolt=({"same": "bolt_same:Config", "own": "bolt_own:Config"}, {"bolt_same": GOOD, "bolt_own": GOOD}),
+        acme=({"same": "acme_same:Config"}, {"acme_same": good("SAME")}),
+        bolt=(
+            {"same": "bolt_same:Config", "own": "bolt_own:Config"},
+            {"bolt_same": good("SAME"), "bolt_own": good("OWN")},
+        ),
     )
     assert registry["own"].__module__ == "bolt_own"
     assert "same" in registry
@@ -105,7 +157,7 @@ def test_two_third_parties_are_an_error_only_when_the_name_is_chosen(site):
 
 
 def test_a_third_party_cannot_shadow_ours(site):
-    registry = site(acme=({"lora": "acme_lora:Config"}, {"acme_lora": GOOD}))
+    registry = site(acme=({"lora": "acme_lora:Config"}, {"acme_lora": good("LORA")}))
     assert registry["lora"] is LoraConfig
     assert registry["acme/lora"].__module__ == "acme_lora"
     assert registry["adapterkit/lora"] is LoraConfig
@@ -115,7 +167,7 @@ def test_a_third_party_cannot_shadow_ours(site):
 def test_one_distribution_found_twice_is_one(tmp_path, monkeypatch):
     """As an editable install and a build folder are, or a path that is on ``sys.path`` twice."""
     for place in ("one", "two"):
-        write_distribution(tmp_path / place, "acme", {GROUP: {"twice": "acme_twice:Config"}}, acme_twice=GOOD)
+        write_distribution(tmp_path / place, "acme", {GROUP: {"twice": "acme_twice:Config"}}, acme_twice=good("TWICE"))
     monkeypatch.syspath_prepend(str(tmp_path / "one"))
     with installed(tmp_path / "two", monkeypatch):
         registry = Registry("method")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean
-from adapterkit.registry import methods, resolve, tasks
+from adapterkit.registry import implementation, methods, resolve, tasks
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_FORMAT = "0.21.2"
@@ -154,8 +154,13 @@ class PeftConfig(StrictModel):
         return None
 
     def adapter_class(self) -> Any:
-        """The class that `adapter` names. Imports torch."""
-        return resolve(self.adapter)
+        """The class that `adapter` names. Imports torch.
+
+        Raises:
+            BrokenPluginError: it cannot be imported, or is no adapter of this kind; names the plugin.
+        """
+        kind = "PromptAdapter" if self.is_prompt_learning else "LayerAdapter"
+        return implementation(type(self), "adapter", resolve(f"adapterkit.nn.adapter:{kind}"))
 
     def at(self, module_name: str) -> Self:
         """This config as it holds for one module: patterns by module name are applied."""

@@ -14,13 +14,10 @@ from adapterkit.config.run import RunConfig
 from adapterkit.hydra.nodes import node_from_model
 from adapterkit.hydra.places import PRESET_GROUPS, plugin_directories
 from adapterkit.hydra.private import load_plugins
-from adapterkit.registry import CORE, KINDS
+from adapterkit.registry import CORE, DISCRIMINATOR, KINDS
 
 BASE = "adapterkit_base"
 """The config that the primary one extends: defaults of `RunConfig`, without method and task."""
-
-DISCRIMINATOR = {"method": "peft_type", "task": "name"}
-"""The field by which a node says which plugin it belongs to."""
 
 GROUPS = (*KINDS, *PRESET_GROUPS)
 """Every group of the primary config's defaults list."""

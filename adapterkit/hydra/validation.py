@@ -15,8 +15,7 @@ from adapterkit.errors import ConfigError
 from adapterkit.hydra.explain import NONE_HINT, Where, dotted, explain, required
 from adapterkit.hydra.nodes import MISSING, plain
 from adapterkit.hydra.problems import ConfigProblems, Problem
-from adapterkit.hydra.source import DISCRIMINATOR
-from adapterkit.registry import KINDS
+from adapterkit.registry import DISCRIMINATOR, KINDS
 
 
 def nowhere(path: str) -> str:

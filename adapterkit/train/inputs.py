@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapterkit.config.run import RunConfig
-from adapterkit.registry import resolve
+from adapterkit.registry import implementation
 from adapterkit.train.data import Data, load_data
 from adapterkit.train.models import load_tokenizer
 from adapterkit.train.pipeline import Encoded, Pipeline
@@ -42,7 +42,7 @@ def read_inputs(config: RunConfig, method: Any) -> Inputs:
         DataError: a file, split or column is not there.
     """
     task = config.task
-    pipeline_class: type[Pipeline] = resolve(task.pipeline)
+    pipeline_class: type[Pipeline] = implementation(type(task), "pipeline", Pipeline)
     roles = pipeline_class.roles(task).beside(method.row_inputs, method.peft_type)
     tokenizer = load_tokenizer(config.model, task, **pipeline_class.tokenizer_options)
     data = load_data(config.data, roles, pipeline_class.builtin)

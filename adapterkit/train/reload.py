@@ -13,9 +13,10 @@ from adapterkit.config.run import RunConfig, run_config
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import ConfigError
 from adapterkit.model import PeftModel
-from adapterkit.registry import methods, resolve, tasks
+from adapterkit.registry import implementation, methods, tasks
 from adapterkit.train import layout
 from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
+from adapterkit.train.pipeline import Pipeline
 from adapterkit.train.resume import adapter_folder
 
 
@@ -62,7 +63,8 @@ def load_run(run: str | Path) -> LoadedRun:
     options = layout.read_manifest(Path(run)).get("model_options", {})
     if "id2label" in options:
         options["id2label"] = {int(index): label for index, label in options["id2label"].items()}
-    tokenizer = load_tokenizer(config.model, config.task, **resolve(config.task.pipeline).tokenizer_options)
+    pipeline = implementation(type(config.task), "pipeline", Pipeline)
+    tokenizer = load_tokenizer(config.model, config.task, **pipeline.tokenizer_options)
     base = load_base(config.model, config.task, **options)
     use_padding_of(base, tokenizer)
     folder = adapter_folder(Path(run) / layout.ADAPTER)

@@ -81,6 +81,33 @@ def test_a_method_without_an_adapter_is_refused(capsys, tmp_path, monkeypatch):
     assert "method 'bare' (bare 1.0): bare_plugin:Config has no adapter" in chosen.err
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '"tests.commandline:Training"',
+            '"tests.gone:X"',
+            "has adapter 'tests.gone:X', and there is no module 'tests.gone'",
+        ),
+        ("tests.commandline:Training", "tests.models:Drill", "and tests.models has no 'Drill'"),
+        ("BARE", "OTHER", "has peft_type 'OTHER': it is to be declared as 'other', or to have peft_type 'BARE'"),
+        ("peft_type:", "kind:", "has no peft_type: a Literal with a default, 'BARE'"),
+    ],
+)
+def test_a_method_that_cannot_be_used_is_one_problem(capsys, tmp_path, monkeypatch, old, new, message):
+    source = method("bare").replace(old, new)
+    write_distribution(tmp_path / "site", "bare", {METHODS: {"bare": "bare_plugin:Config"}}, bare_plugin=source)
+    with installed(tmp_path / "site", monkeypatch):
+        chosen = command(capsys, "+method=bare", "task=seq_cls")
+        checked = command(capsys, "validate", "+method=bare", "task=seq_cls")
+        listed = command(capsys, "plugins", "list")
+    assert (chosen.code, checked.code, listed.code) == (2, 2, 1)
+    assert chosen.err == checked.err
+    assert chosen.err.startswith("adapterkit: method 'bare' (bare 1.0): bare_plugin:Config has ")
+    assert message in chosen.err
+    assert f"! {chosen.err.removeprefix('adapterkit: ').strip()}" in listed.out
+
+
 def test_two_packages_with_one_name_are_an_error_only_when_it_is_chosen(capsys, tmp_path, monkeypatch):
     training = stand_in(monkeypatch)
     for number, package in enumerate(("acme-a", "acme-b"), start=3):
