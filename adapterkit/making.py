@@ -17,13 +17,14 @@ from adapterkit.architectures import model_type
 from adapterkit.biases import Parts, with_biases
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig, pattern_value
-from adapterkit.errors import CapabilityError, TargetError
+from adapterkit.errors import BrokenPluginError, CapabilityError, TargetError
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
 from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
+from adapterkit.registry import declared_as
 from adapterkit.targets import Modules, match_subset, match_targets, matching, suffixes
 from adapterkit.tokens import make_token_rows
 from adapterkit.tying import Tied
@@ -107,6 +108,7 @@ class Maker:
                 for spot in spots:
                     _start_stream(f"{seed}/{name}/{spot.seed}")
                     made.append(implementation(config.at(spot.name), spot.view))
+        _check_parameters(config, spots, made)
         return by_slot(
             spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)]
         )
@@ -179,6 +181,16 @@ def seeded(key: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]), _cpu():
         _start_stream(key)
         yield
+
+
+def _check_parameters(config: LayerConfig, spots: Sequence[Spot], made: Sequence[LayerAdapter]) -> None:
+    """One of the adapters has parameters; those of other layers may read them."""
+    inside = (module._parameters for adapter in made for module in modules_in(adapter))
+    if made and all(parameter is None for held in inside for parameter in held.values()):
+        raise BrokenPluginError(
+            f"{declared_as(type(config))}: its adapter {config.adapter} has no nn.Parameter at any of its "
+            f"{len(made)} targets, such as {spots[0].name!r}: nothing of it would be trained or saved"
+        )
 
 
 def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:

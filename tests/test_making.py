@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar, Literal
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from adapterkit import LoraConfig, PeftModel, get_peft_config, get_peft_model, inject_adapter_in_model
-from adapterkit.errors import CapabilityError, ConfigError, TargetError
+from adapterkit.config.layer import LayerConfig
+from adapterkit.errors import BrokenPluginError, CapabilityError, ConfigError, TargetError
+from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.registry import resolve, tasks
 from adapterkit.tuner import Tuner
 from tests.models import batch, lora, move, net, pair, trainable
@@ -29,7 +32,57 @@ def bert(**fields) -> BertForSequenceClassification:
     return BertForSequenceClassification(config).eval()
 
 
+class PlainTensor(LayerAdapter):
+    """A third party's, that holds a tensor where it needs a parameter."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.scale = torch.ones(layer.out_features, requires_grad=True)
+
+    def adapt_output(self, y, x):
+        return y * self.scale.to(y.dtype)
+
+
+class Somewhere(PlainTensor):
+    """A third party's, whose parameters are at some layers only: those with a bias."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        if layer.bias is not None:
+            self.scale = torch.nn.Parameter(self.scale)
+
+
+class PlainTensorConfig(LayerConfig):
+    """A third party's config."""
+
+    adapter: ClassVar[str] = "tests.test_making:PlainTensor"
+    peft_type: Literal["PLAIN"] = "PLAIN"
+
+
+class SomewhereConfig(PlainTensorConfig):
+    """Another one."""
+
+    adapter: ClassVar[str] = "tests.test_making:Somewhere"
+
+
 class TestMaking:
+    @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+    def test_a_method_without_parameters_is_refused(self, low_cpu_mem_usage):
+        base = net()
+        message = (
+            r"tests\.test_making:PlainTensorConfig: its adapter tests\.test_making:PlainTensor has no nn\.Parameter at "
+            r"any of its 4 targets, such as 'layers\.0\.query'"
+        )
+        with pytest.raises(BrokenPluginError, match=message):
+            get_peft_model(
+                base, PlainTensorConfig(target_modules=["query", "value"]), low_cpu_mem_usage=low_cpu_mem_usage
+            )
+        assert isinstance(base.layers[0].query, torch.nn.Linear)
+
+    def test_a_method_may_have_parameters_at_some_layers_only(self):
+        model = get_peft_model(net(), SomewhereConfig(target_modules=["query", "value"]))
+        assert model.get_nb_trainable_parameters()[0] == 2 * 8
+
     def test_parameters_are_counted(self, capsys):
         model = get_peft_model(net(), lora())
         expected = 4 * 2 * (8 + 8)  # four targets, rank 2
