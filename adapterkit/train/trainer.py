@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 from typing_extensions import override
 
-from adapterkit.errors import ConfigError, TrainingError
+from adapterkit.errors import CheckFailedError, ConfigError, TrainingError
 from adapterkit.model import PeftModel
 from adapterkit.schedules import Schedules
 from adapterkit.train import resume, schedules
@@ -88,16 +88,24 @@ class AdapterTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
+        loss, outputs = self._loss(model, inputs, num_items_in_batch)
+        if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+            raise CheckFailedError("the loss depends on nothing that is trained: does the forward use the adapter?")
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+    ) -> tuple[Tensor, Any]:
         if self.pipeline.computes_loss:
             loss, outputs = self.pipeline.loss(model, inputs)
         elif self.label_smoother is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(model, inputs, True, num_items_in_batch)  # type: ignore[no-any-return]
         else:
             outputs = model(**inputs)
             loss = self._smoothed(outputs["logits"], inputs["labels"])
         if model.training:
             loss = schedules.add_loss(self._schedules, loss)
-        return (loss, outputs) if return_outputs else loss
+        return loss, outputs
 
     @property
     def _schedules(self) -> Schedules:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from adapterkit.checkpoint import get_peft_model_state_dict
-from adapterkit.config.run import ModelConfig
+from adapterkit.config.layer import LayerConfig
+from adapterkit.config.run import ModelConfig, run_config
 from adapterkit.errors import CheckFailedError, ConfigError, DataError, TrainingError
 from adapterkit.model import PeftModel
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.view import LayerView
 from adapterkit.registry import tasks
 from adapterkit.train import layout
 from adapterkit.train.models import load_base, load_tokenizer
 from adapterkit.train.reload import load_config, load_run
 from adapterkit.train.run import run
 from adapterkit.train.trainer import AdapterTrainer
-from tests.training import short_run, trained
+from tests.training import SHORT, short_run, trained
 
 TASKS = ["seq_cls", "token_cls", "causal_lm", "seq_2_seq_lm", "question_ans", "feature_extraction"]
 
@@ -154,7 +159,43 @@ class TestDryRun:
         assert not list(tmp_path.iterdir())
 
 
+class Misspelt(LayerAdapter):
+    """A third party's, that is never called."""
+
+    def __init__(self, config: LayerConfig, layer: LayerView) -> None:
+        super().__init__(config, layer)
+        self.scale = nn.Parameter(torch.ones(layer.out_features))
+
+    def adapt_outputs(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return y * self.scale
+
+
+class MisspeltConfig(LayerConfig):
+    """A third party's config."""
+
+    adapter: ClassVar[str] = "tests.train.test_run:Misspelt"
+    peft_type: Literal["MISSPELT"] = "MISSPELT"
+
+
 class TestFailure:
+    @pytest.mark.parametrize(
+        ("task", "message"),
+        [
+            ("seq_cls", "after 2 steps these have received no gradient: .*query.adapters.default.scale"),
+            ("feature_extraction", "the loss depends on nothing that is trained"),
+        ],
+    )
+    def test_adapter_that_is_not_used_in_a_run_of_two_steps(self, task: str, message: str, tmp_path: Path) -> None:
+        sections = {**SHORT, "trainer": {**SHORT["trainer"], "max_steps": 2}, "method": {}, "task": {}}
+        config = run_config(MisspeltConfig, tasks[task]).model_validate(sections)
+        with pytest.raises(CheckFailedError, match=message):
+            run(config, tmp_path, quiet=True)
+        assert not (tmp_path / layout.ADAPTER).exists()
+
+    def test_adapter_that_is_for_inference_only(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckFailedError, match=r"nothing is trained.*method\.inference_mode"):
+            run(short_run(method={"inference_mode": True}), tmp_path, quiet=True)
+
     def test_loss_that_is_no_number(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = AdapterTrainer.compute_loss
 

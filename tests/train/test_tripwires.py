@@ -83,9 +83,46 @@ def test_rate_of_zero(steps: int) -> None:
         train(model, steps=steps, check=MovementCheck(model, steps=5), rates=[0.0] * steps)
 
 
-def test_short_runs_need_some_movement_only() -> None:
-    model = Product()  # after one step `a` still has its value
-    train(model, steps=1, check=MovementCheck(model, steps=5))
+@pytest.mark.parametrize("rates", [[0.01], [0.0, 0.01]])
+def test_short_runs_need_some_movement_and_no_more_than_zero_gradients(rates: list[float]) -> None:
+    model = Product()  # `b` is zero in each of these steps, and so is the gradient of `a`
+    train(model, steps=len(rates), check=MovementCheck(model, steps=5), rates=rates)
+
+
+def test_short_runs_name_tensors_that_the_loss_does_not_depend_on() -> None:
+    model = Product()
+    model.unused.requires_grad_(True)
+    with pytest.raises(CheckFailedError, match=r"after 2 steps these have received no gradient: unused\."):
+        train(model, steps=2, check=MovementCheck(model, steps=5))
+
+
+class Experts(Product):
+    """`Product` beside experts, of which some are used."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(3, 1) for _ in range(3))
+        self.used = used
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + sum(expert(x).sum() ** 2 for expert in self.experts[: self.used])
+
+
+def test_short_runs_need_one_expert_of_several() -> None:
+    one, none = Experts(used=1), Experts(used=0)
+    train(one, steps=2, check=MovementCheck(one, steps=5))
+    with pytest.raises(CheckFailedError, match=r"no gradient: experts\.0\.bias, experts\.0\.weight, experts\.1\.bias"):
+        train(none, steps=2, check=MovementCheck(none, steps=5))
+
+
+def test_something_beside_modules_that_are_saved_whole_has_to_be_trained() -> None:
+    model = Product().requires_grad_(False)
+    with pytest.raises(CheckFailedError, match=r"nothing is trained: the adapter has no nn\.Parameter"):
+        MovementCheck(model, steps=5)
+    model.modules_to_save = nn.ModuleDict({"default": nn.Linear(3, 2)})
+    whole = nn.ModuleDict({"head": model})
+    with pytest.raises(CheckFailedError, match=r"nothing is trained but head\.modules_to_save\.default\.bias, head"):
+        MovementCheck(whole, steps=5)
 
 
 def test_sharded_models_are_judged_by_movement() -> None:
