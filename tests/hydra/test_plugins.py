@@ -89,14 +89,14 @@ def test_a_method_without_an_adapter_is_refused(capsys, tmp_path, monkeypatch):
             '"tests.gone:X"',
             "has adapter 'tests.gone:X', and there is no module 'tests.gone'",
         ),
-        ("tests.commandline:Training", "tests.models:Drill", "and tests.models has no 'Drill'"),
+        ("tests.commandline:Training", "bare_adapter:Adapter", "and bare_adapter has no 'Adapter'"),
         ("BARE", "OTHER", "has peft_type 'OTHER': it is to be declared as 'other', or to have peft_type 'BARE'"),
         ("peft_type:", "kind:", "has no peft_type: a Literal with a default, 'BARE'"),
     ],
 )
 def test_a_method_that_cannot_be_used_is_one_problem(capsys, tmp_path, monkeypatch, old, new, message):
-    source = method("bare").replace(old, new)
-    write_distribution(tmp_path / "site", "bare", {METHODS: {"bare": "bare_plugin:Config"}}, bare_plugin=source)
+    files = {"bare_plugin": method("bare").replace(old, new), "bare_adapter": "class Adaptor: ..."}
+    write_distribution(tmp_path / "site", "bare", {METHODS: {"bare": "bare_plugin:Config"}}, **files)
     with installed(tmp_path / "site", monkeypatch):
         chosen = command(capsys, "+method=bare", "task=seq_cls")
         checked = command(capsys, "validate", "+method=bare", "task=seq_cls")
