@@ -19,12 +19,13 @@ from adapterkit.folding import Folding
 from adapterkit.gradients import Gradients
 from adapterkit.making import Maker
 from adapterkit.nn import storage
-from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.copied import CopiedLayer, trainable_copy
 from adapterkit.nn.layer import SLOTS, AdaptedLayer
 from adapterkit.nn.module import set_training
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
+from adapterkit.parameters import base_of
 from adapterkit.schedules import Schedules
 from adapterkit.targets import modules_of
 from adapterkit.tying import Tied
@@ -112,7 +113,7 @@ class Tuner(Folding):
         low_cpu_mem_usage: bool = False,
         trainable: bool = True,
     ) -> PeftConfig:
-        """Make adapter ``name``. Nothing is changed if a target is wrong.
+        """Make adapter ``name``. Nothing is changed if a target is wrong, or a module cannot be copied.
 
         Args:
             name: the adapter's name.
@@ -138,11 +139,12 @@ class Tuner(Folding):
             maker = Maker(self.model, self.names, self.selection)
             config, parts = maker.parts(name, config, half=not autocast_adapter_dtype, meta=low_cpu_mem_usage)
             saved = maker.modules_to_save(config)
-            following = Tied(self.model, self.names, config).follow(saved)
+            copies = self._copies_of(saved, Tied(self.model, self.names, config).follow(saved))
         if not self.known:
             self._freeze()
         self._place(name, parts)
-        self._copy(name, saved, following)
+        for target, copy in copies.items():
+            self._copied(target).modules_to_save._modules[name] = copy
         self.configs[name] = config
         if config.inference_mode or not trainable:
             self.set_trainable(name, False)
@@ -156,12 +158,13 @@ class Tuner(Folding):
                 set_training(part, layer.training)
                 layer.slot(slot)._modules[name] = part
 
-    def _copy(self, name: str, saved: Sequence[str], following: Mapping[str, str]) -> None:
-        """Make adapter ``name``'s copies of modules that are trained whole, and of those whose weight follows one."""
-        for target in saved:
-            self._copied(target).add(name)
+    def _copies_of(self, saved: Sequence[str], following: Mapping[str, str]) -> dict[str, nn.Module]:
+        """Copies of the modules that are trained whole, and of those whose weight follows one: by name, and not yet put
+        in place."""
+        copies = {target: trainable_copy(base_of(self.names[target])) for target in saved}
         for target, leader in following.items():
-            self._copied(target).add(name, self.copies[leader].modules_to_save[name])
+            copies[target] = trainable_copy(base_of(self.names[target]), copies[leader])
+        return copies
 
     def _freeze(self) -> None:
         """No parameter of the base receives a gradient; without another walk."""

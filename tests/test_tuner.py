@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -41,6 +43,28 @@ def test_deleting_puts_the_very_modules_back():
     tuner.delete("b")
     assert dict(model.named_modules()) == modules
     assert torch.equal(model(batch()), before)
+
+
+def test_a_module_that_cannot_be_copied_changes_nothing():
+    model = net().requires_grad_(True)
+    model.classifier.lock = threading.Lock()
+    before = list(model.modules())
+    with pytest.raises(TypeError, match="lock"):
+        get_peft_model(model, lora(modules_to_save=["classifier"]))
+    assert list(model.modules()) == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    wrapped = get_peft_model(model, lora(), "a")
+    with pytest.raises(TypeError, match="lock"):
+        wrapped.add_adapter("b", lora(modules_to_save=["classifier"]))
+    assert not any(".b." in name for name, _ in wrapped.named_parameters())
+    wrapped.add_adapter("b", lora())
+
+
+def test_an_adapter_may_have_the_name_of_a_containers_method():
+    model = get_peft_model(net(), lora(modules_to_save=["classifier"]), "keys")
+    assert "keys" in model.base_model.copies["classifier"].modules_to_save
+    model.delete_adapter("keys")
+    assert not model.peft_config
 
 
 def test_children_of_lists_and_sequences_are_replaced():

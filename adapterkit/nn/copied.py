@@ -22,14 +22,6 @@ class CopiedLayer(nn.Module):
         self.modules_to_save = nn.ModuleDict()  # adapter name -> copy
         self.selection = selection
 
-    def add(self, name: str, leader: nn.Module | None = None) -> nn.Module:
-        """A trainable copy for adapter ``name``; its weight is that of ``leader``, another copy, if there is one."""
-        fresh = copy.deepcopy(self.original_module).requires_grad_(True)
-        if leader is not None:
-            fresh.weight = leader.weight
-        self.modules_to_save[name] = fresh
-        return fresh
-
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -69,3 +61,11 @@ class CopiedLayer(nn.Module):
                 index = index.to(x.device)
                 y = y.index_copy(0, index, self.modules_to_save[name](x[index], *args, **kwargs).to(y.dtype))
         return y
+
+
+def trainable_copy(module: nn.Module, leader: nn.Module | None = None) -> nn.Module:
+    """A copy to be trained; its weight is that of ``leader``, another copy, if there is one."""
+    fresh = copy.deepcopy(module).requires_grad_(True)
+    if leader is not None:
+        fresh.weight = leader.weight
+    return fresh

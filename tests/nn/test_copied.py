@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adapterkit.errors import CapabilityError
-from adapterkit.nn.copied import CopiedLayer
+from adapterkit.nn.copied import CopiedLayer, trainable_copy
 from adapterkit.nn.selection import Routes, Selection
 
 
@@ -15,8 +15,9 @@ def copied() -> CopiedLayer:
     torch.manual_seed(0)
     layer = CopiedLayer(nn.Linear(4, 3).requires_grad_(False), Selection(active=("a",)))
     for name in ("a", "b"):
+        layer.modules_to_save[name] = trainable_copy(layer.original_module)
         with torch.no_grad():
-            layer.add(name).weight += torch.randn(3, 4)
+            layer.modules_to_save[name].weight += torch.randn(3, 4)
     return layer
 
 
