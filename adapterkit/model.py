@@ -101,7 +101,7 @@ class PeftModel(Saved):
             config, prompt = self._make_prompt(config, adapter_name, empty=low_cpu_mem_usage)
         config = self.base_model.add(adapter_name, config, trainable=is_first, **options)
         if prompt is not None:
-            self.prompt_encoder[adapter_name] = prompt.requires_grad_(is_first and not config.inference_mode)
+            self.prompt_encoder._modules[adapter_name] = prompt.requires_grad_(is_first and not config.inference_mode)
 
     def _check_method(self, config: PeftConfig) -> None:
         others = {other.peft_type for other in self.peft_config.values()}
@@ -145,9 +145,14 @@ class PeftModel(Saved):
         self.set_requires_grad(wanted, not inference_mode)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
-        """Whether adapters receive gradients; which ones are active does not change."""
-        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            self.base_model.require(name)
+        """Whether adapters receive gradients; which ones are active does not change.
+
+        Raises:
+            StateError: a name is unknown; nothing is changed then.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        self.base_model.require(*names)
+        for name in names:
             self.base_model.set_trainable(name, requires_grad)
             if name in self.prompt_encoder:
                 self.prompt_encoder[name].requires_grad_(requires_grad)

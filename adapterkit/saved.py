@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -224,18 +225,31 @@ class Saved(Described):
             options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
 
         Raises:
-            CheckpointError: the files cannot be read, or do not fit.
+            CheckpointError: the files cannot be read, or do not fit; the model is as before then.
         """
         reading = saving.Reading.of(options, strict=strict)
         config = reading.config(model_id) if config is None else config
         contents = reading.contents(model_id, torch_device)
         config = config.model_copy(update={"inference_mode": not is_trainable})
-        wrapped = cls._wrapper(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
-        try:
-            wrapped._take(contents.tensors, adapter_name, reading)
-        except Exception:
-            wrapped.unload()
-            raise
+        with _trainable_as_before(model):
+            wrapped = cls._wrapper(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+            try:
+                wrapped._take(contents.tensors, adapter_name, reading)
+            except Exception:
+                wrapped.unload()
+                raise
         check_base(wrapped, adapter_name, contents.metadata, str(model_id))
         set_training(wrapped, is_trainable)
         return wrapped  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _trainable_as_before(model: nn.Module) -> Iterator[None]:
+    """If the block fails, the parameters that received gradients before it receive them again."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    except Exception:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        raise

@@ -49,11 +49,13 @@ def assert_refused(directory, match, error=CheckpointError, base=mlp, **options)
     """Loading fails, says so, and leaves the base model and a model with another adapter as they were."""
     model = base()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    trained = [parameter.requires_grad for parameter in model.parameters()]
     with pytest.raises(error, match=match):
         PeftModel.from_pretrained(model, directory, **options)
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
     if base is mlp:
         other = get_peft_model(mlp(), LoraConfig(r=2, target_modules=["lin0"]), "other")
         names, status = list(other.state_dict()), other.get_model_status()

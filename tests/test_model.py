@@ -71,6 +71,7 @@ class TestStates:
             lambda m: m.set_adapter("tow"),
             lambda m: m.delete_adapter("tow"),
             lambda m: m.set_requires_grad("tow"),
+            lambda m: m.set_requires_grad(["two", "tow"]),
             lambda m: m.merge_adapter(["tow"]),
             lambda m: m.merge_and_unload(adapter_names=["tow"]),
             lambda m: m(batch(), adapter_names=["one", "tow", "one", "two"]),
