@@ -15,7 +15,7 @@ from adapterkit.config.layer import is_suffix
 from adapterkit.errors import CapabilityError, ConfigError, TargetError
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
-from adapterkit.nn.view import LayerView
+from adapterkit.nn.view import LayerView, frozen_of
 from adapterkit.targets import Modules, matching
 
 FIELD = "ensure_weight_tying"
@@ -108,10 +108,10 @@ def input_embedding(model: nn.Module, modules: Modules) -> str | None:
 
 
 def weight_of(module: nn.Module) -> Any:
-    """A layer's stored weight; an object of its own where there is none."""
+    """A layer's stored weight, merged or not; an object of its own where there is none."""
     layer = module.base_layer if isinstance(module, AdaptedLayer) else module
     layer = layer.original_module if isinstance(layer, CopiedLayer) else layer
-    return layer._parameters.get("weight", module)
+    return frozen_of(layer).get("weight", layer._parameters.get("weight", module))
 
 
 def _view(module: nn.Module) -> LayerView:

@@ -96,3 +96,67 @@ def test_merging_keeps_a_tied_weight_elsewhere():
     tuner.merge(("a",))
     assert torch.equal(model["two"].weight, before)
     assert not torch.equal(model["one"].weight, before)
+
+
+@pytest.mark.parametrize("targets", [["one"], ["one", "two"]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tied_weight_is_one_after_a_conversion_while_merged(targets, dtype):
+    model = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Linear(4, 4)})
+    model["two"].weight = weight = model["one"].weight
+    before = weight.to(dtype, copy=True)
+    tuner = Tuner(model)
+    tuner.add("a", LoraConfig(r=2, target_modules=targets))
+    move(tuner)
+    tuner.merge(("a",))
+    tuner.to(dtype)
+    tuner.unmerge()
+    assert model["one"].weight is model["two"].weight is weight
+    assert torch.equal(weight, before)
+
+
+READERS = {
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "mica": {"init_lora_weights": "mica"},
+    "loftq": {"init_lora_weights": "loftq"},
+    "bias": {"bias": "all"},
+    "tokens": {"trainable_token_indices": {"embed": [1, 4]}},
+    "parameters": {"target_modules": [], "target_parameters": ["classifier.weight"], "init_lora_weights": "pissa"},
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_an_adapter_reads_at_its_start_is_the_frozen_weight(reader):
+    made = []
+    for merge in (False, True):
+        tuner = tuned("a", target_modules=["query", "value", "embed"], bias="lora_only")
+        tuner.add("p", lora(target_modules=[], target_parameters=["classifier.weight"]))
+        move(tuner)
+        if merge:
+            tuner.merge(("a", "p"))
+        tuner.add("b", lora(**READERS[reader]))
+        parts = [(target, part.state_dict(keep_vars=True)) for target, part in tuner.parts("b")]
+        buffers = [dict(part.named_buffers()) for _, part in tuner.parts("b")]
+        made.append([(t, {**own, **more}) for (t, own), more in zip(parts, buffers, strict=True)])
+    for (target, before), (same, merged) in zip(*made, strict=True):
+        assert (target, before.keys()) == (same, merged.keys())
+        assert all(torch.equal(before[key], merged[key]) for key in before), target
+
+
+def test_what_is_tied_is_seen_while_merged():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
+            self.head.weight = self.embed.weight
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.embed
+
+    tuner = Tuner(Tied())
+    tuner.add("a", LoraConfig(r=2, target_modules=["embed"]))
+    move(tuner)
+    tuner.merge(("a",))
+    tuner.add("b", LoraConfig(r=2, target_modules=["embed"], trainable_token_indices=[1, 2]))
+    assert list(dict(tuner.parts("b"))) == ["embed", "head"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -19,7 +18,7 @@ from adapterkit.nn.merging import add_low_rank, is_held_alone, low_rank_change, 
 from adapterkit.nn.module import Module
 from adapterkit.nn.parameters import as_stored, changed_parameters, exchange
 from adapterkit.nn.selection import Selection
-from adapterkit.nn.view import LayerView
+from adapterkit.nn.view import FROZEN, LayerView, frozen_of
 
 
 class MergingLayer(Module):
@@ -31,7 +30,6 @@ class MergingLayer(Module):
     parameter_adapters: nn.ModuleDict
 
     merged_adapters: tuple[str, ...] = ()
-    _frozen: Mapping[str, Any] = MappingProxyType({})  # the base layer's own parameters, kept while merged
     _quantised: Sequence[nn.Module] = ()  # the base layer itself where it is quantised, kept while merged
 
     @abstractmethod
@@ -49,6 +47,15 @@ class MergingLayer(Module):
     @property
     def merged(self) -> bool:
         return bool(self.merged_adapters)
+
+    @property
+    def _frozen(self) -> Mapping[str, Any]:
+        """The base layer's own parameters, kept while merged."""
+        return frozen_of(self.base_layer)
+
+    @_frozen.setter
+    def _frozen(self, parameters: Mapping[str, Any]) -> None:
+        self.base_layer.__dict__[FROZEN] = parameters
 
     @torch.no_grad()
     def merge(
@@ -156,15 +163,18 @@ class MergingLayer(Module):
 
     def forget_frozen(self) -> None:
         """Give up what was kept for `unmerge`."""
-        self._frozen, self._quantised = {}, ()
+        self.base_layer.__dict__.pop(FROZEN, None)
+        self._quantised = ()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """`.to()`, `.half()` and the like reach the parameters that are kept while merged, too."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            self._frozen = {n: nn.Parameter(fn(p), requires_grad=False) for n, p in self._frozen.items()}
-            for layer in self._quantised:
-                layer._apply(fn)  # type: ignore[no-untyped-call]
+        for layer in self._quantised:
+            layer._apply(fn)  # type: ignore[no-untyped-call]
+        if self._frozen:
+            held: Any = nn.Module()  # as PyTorch does it: parameters stay the objects they are, which others may share
+            held._parameters.update(self._frozen)
+            self._frozen = dict(held._apply(fn)._parameters)
         return self
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adapterkit.errors import CapabilityError
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.merging import merged_parameters
-from adapterkit.nn.view import LayerView
+from adapterkit.nn.view import LayerView, frozen_of
 
 
 @final
@@ -48,7 +48,7 @@ class ParameterView(LayerView):
 
     @property
     def weight(self) -> Tensor:
-        weight: Tensor = self.layer.get_parameter(self.name).detach()
+        weight = self._frozen(self.name)
         return weight.mT if self.transposed else weight
 
     @property
@@ -57,7 +57,11 @@ class ParameterView(LayerView):
 
     @property
     def bias(self) -> Tensor | None:
-        return None if self.bias_name is None else self.layer.get_parameter(self.bias_name).detach()
+        return None if self.bias_name is None else self._frozen(self.bias_name)
+
+    def _frozen(self, name: str) -> Tensor:
+        own: Tensor | None = frozen_of(self.layer).get(name)
+        return (self.layer.get_parameter(name) if own is None else own).detach()
 
     @property
     def _tensor(self) -> Tensor:

@@ -14,9 +14,17 @@ from adapterkit.nn import storage
 
 Kind = Literal["linear", "embedding", "conv", "stack", "attention", "other"]
 
+FROZEN = "_frozen_parameters"
+"""Attribute of a layer that adapters are merged into: its own parameters by name, until they are put back."""
+
+
+def frozen_of(layer: nn.Module) -> Mapping[str, Any]:
+    """The parameters of a layer in whose place merged ones stand, by name."""
+    return layer.__dict__.get(FROZEN) or {}
+
 
 class LayerView:
-    """A frozen layer as adapters see it. Not a module: holding one registers no parameters.
+    """A frozen layer as adapters see it, merged or not. Not a module: holding one registers no parameters.
 
     ``weight`` is ``(out_features, in_features)`` for linear layers however the layer stores it, ``(num_embeddings,
     embedding_dim)`` for embeddings and ``(out, in / groups, *kernel)`` for convolutions.
@@ -39,7 +47,8 @@ class LayerView:
     @property
     def weight(self) -> Tensor:
         """The frozen weight, dequantised if need be."""
-        weight = storage.read(self.layer)
+        frozen: Tensor | None = frozen_of(self.layer).get("weight")
+        weight = storage.read(self.layer) if frozen is None else frozen.detach()
         return weight.T if self.transposed else weight
 
     @property
@@ -53,7 +62,8 @@ class LayerView:
 
     @property
     def bias(self) -> Tensor | None:
-        bias = getattr(self.layer, "bias", None)
+        bias = frozen_of(self.layer).get("bias")
+        bias = getattr(self.layer, "bias", None) if bias is None else bias
         return bias.detach() if isinstance(bias, Tensor) else None
 
     @property

@@ -66,6 +66,14 @@ class TestAttention:
         with torch.no_grad():
             torch.testing.assert_close(merged(X), expected, atol=1e-5, rtol=1e-4)
 
+    def test_one_made_beside_a_merged_one_starts_as_the_base(self, method):
+        model = adapted(METHODS[method]())
+        model.merge_adapter()
+        model.add_adapter("other", METHODS[method]())
+        model.unmerge_adapter()
+        model.set_adapter("other")
+        torch.testing.assert_close(model(X), base()(X), atol=1e-5, rtol=1e-4)
+
     def test_save_and_load(self, method, tmp_path):
         model = adapted(METHODS[method]())
         model.save_pretrained(tmp_path)
