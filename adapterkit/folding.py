@@ -23,6 +23,8 @@ class Folding(nn.Module):
     merge_errors: dict[str, float]
     """By layer: the largest absolute difference between the weight that the last merge stored and the exact one."""
 
+    _order: tuple[str, ...] = ()  # of the last merge, which no layer need know
+
     @abstractmethod
     def require(self, *names: str) -> None:
         """Raise StateError where one of the names is unknown."""
@@ -30,7 +32,13 @@ class Folding(nn.Module):
     @property
     def merged_adapters(self) -> tuple[str, ...]:
         """The adapters that are merged, innermost first."""
-        return tuple(dict.fromkeys(n for layer in self.layers.values() for n in layer.merged_adapters))
+        merged = dict.fromkeys(n for layer in self.layers.values() for n in layer.merged_adapters)
+        return tuple(dict.fromkeys([*(name for name in self._order if name in merged), *merged]))
+
+    def require_unmerged(self, name: str, before: str) -> None:
+        """Raise StateError where adapter ``name`` is merged; it has to be unmerged ``before`` something."""
+        if name in self.merged_adapters:
+            raise StateError(f"adapter {name!r} is merged: unmerge it before {before}")
 
     def merge(
         self,
@@ -62,11 +70,25 @@ class Folding(nn.Module):
             for name in errors.keys() - last:
                 self.layers[name].unmerge()
             raise
+        self._order = names
         self._tie_again()
         self.merge_errors = {name: error for name, error in errors.items() if self.layers[name].merged}
         if not keep:
             for layer in self.layers.values():
                 layer.forget_frozen()
+
+    def merge_for_good(self, names: Sequence[str], *, safe: bool = False, **options: bool) -> None:
+        """`merge` these adapters, and keep nothing to unmerge them with, in the place of those that are merged. If it
+        fails, those are merged again."""
+        self.require(*names)
+        before, stored = self.merged_adapters, any(layer.is_requantised for layer in self.layers.values())
+        self.unmerge()
+        try:
+            self.merge(names, keep=False, safe=safe, **options)
+        except BaseException:
+            if before and not self.merged_adapters:
+                self.merge(before, requantise=stored)
+            raise
 
     def _tie_again(self) -> None:
         """Let merged weights that were one parameter, and still have one value, be one parameter."""

@@ -292,7 +292,7 @@ class PeftModel(Saved):
         *,
         requantise: bool = False,
     ) -> nn.Module:
-        """The plain base model with the adapters folded into its weights.
+        """The plain base model with the adapters folded into its weights, beside those that are merged already.
 
         Args:
             progressbar: show the layers going by.

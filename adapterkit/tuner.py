@@ -215,8 +215,7 @@ class Tuner(Folding):
             StateError: unknown, or merged.
         """
         self.require(name)
-        if any(name in layer.merged_adapters for layer in self.layers.values()):
-            raise StateError(f"adapter {name!r} is merged: unmerge it before deleting it")
+        self.require_unmerged(name, "deleting it")
         for target in self.adapted_by(name):
             self.drop(name, target)
         for target in [t for t, copied in self.copies.items() if name in copied.modules_to_save]:
@@ -289,12 +288,11 @@ class Tuner(Folding):
 
     def unload(self, *, merge: bool, names: Sequence[str] | None = None, **options: bool) -> nn.Module:
         """The plain base model again, with the adapters folded in or without them; options are `merge`'s. This tuner is
-        empty afterwards."""
+        empty afterwards. Adapters that are merged already are folded in, too, innermost."""
         chosen = self.selection.active if names is None else tuple(names)
         if merge:
-            if self.merged_adapters:
-                self.unmerge()
-            self.merge(chosen, keep=False, **options)
+            chosen = tuple(dict.fromkeys([*self.merged_adapters, *chosen]))
+            self.merge_for_good(chosen, **options)
         else:
             self.unmerge()
         for target, layer in self.layers.items():

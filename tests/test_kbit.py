@@ -17,7 +17,7 @@ from adapterkit import (
     get_peft_model,
     prepare_model_for_kbit_training,
 )
-from adapterkit.errors import CapabilityError
+from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn import storage
 from adapterkit.registry import methods
 from tests.parity.helpers import add_noise, peft, quiet
@@ -144,6 +144,22 @@ def test_unmerging_and_disabling_are_exact(base, kind):
     model.unmerge_adapter()
     assert torch.equal(logits(model), adapted)
     assert get_model_status(model).quantization_backend is not None
+
+
+def test_what_was_requantised_is_so_again_where_unloading_fails(base):
+    model = get_peft_model(base("8bit"), config("lora"))
+    add_noise(model, 0.02)
+    model.add_adapter("other", config("lora"))
+    model.merge_adapter(requantise=True)
+    expected = logits(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "adapters.other.lora_B" in name:
+                parameter.fill_(torch.nan)
+    with pytest.raises(StateError, match="not finite"):
+        model.merge_and_unload(safe_merge=True, adapter_names=["other"])
+    assert torch.equal(logits(model), expected)
+    assert storage.is_quantised(model.base_model.layers["model.layers.0.self_attn.q_proj"].base_layer)
 
 
 @pytest.mark.parametrize("kind", list(BITS))

@@ -86,6 +86,41 @@ def test_unloading_with_and_without_the_change(merged_before):
         torch.testing.assert_close(tuner(x), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_unloading_folds_in_beside_what_is_merged():
+    tuner, x = tuned("a", "b"), batch()
+    tuner.activate(("b", "a"))
+    expected = tuner(x)
+    tuner.activate(("a",))
+    tuner.merge(("b",))
+    torch.testing.assert_close(tuner.unload(merge=True)(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_was_merged_is_merged_again_where_unloading_fails():
+    tuner, x = tuned("a", "b"), batch()
+    tuner.merge(("a",))
+    expected, before = tuner(x), values(tuner.model)
+    layer = tuner.layers["layers.1.value"]
+    with torch.no_grad():
+        layer.adapters["b"].lora_B.weight.fill_(torch.nan)
+    for names, match in ((["b"], "nothing was changed"), (["c"], "no adapter named 'c'")):
+        with pytest.raises(StateError, match=match):
+            tuner.unload(merge=True, names=names, safe=True)
+        assert tuner.merged_adapters == ("a",)
+        assert torch.equal(tuner(x), expected)
+    after = values(tuner.model)
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items() if "adapters.b" not in key)
+
+
+def test_merged_adapters_are_listed_in_their_order():
+    tuner = Tuner(net())
+    tuner.add("b", lora(target_modules=["query", "value"]))
+    tuner.add("a", lora(target_modules=["value"]))
+    tuner.activate(("a", "b"))
+    tuner.merge()
+    assert tuner.merged_adapters == ("a", "b")
+    tuner.activate(("a", "b"))
+
+
 def test_merging_keeps_a_tied_weight_elsewhere():
     model = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Linear(4, 4)})
     model["two"].weight = model["one"].weight

@@ -49,6 +49,11 @@ class MergingLayer(Module):
         return bool(self.merged_adapters)
 
     @property
+    def is_requantised(self) -> bool:
+        """Whether what is merged is stored as the quantised base layer is."""
+        return bool(self._quantised) and storage.is_quantised(self.base_layer)
+
+    @property
     def _frozen(self) -> Mapping[str, Any]:
         """The base layer's own parameters, kept while merged."""
         return frozen_of(self.base_layer)

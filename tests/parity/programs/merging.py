@@ -33,3 +33,10 @@ with torch.no_grad():
         if "lora_A" in name:
             parameter.fill_(float("nan"))
 refused(lambda: model.merge_and_unload(safe_merge=True))
+for active, others in (("default", None), ("default", ["other"]), ("other", None), ("other", ["default"])):
+    model = adapted()
+    model.add_adapter("other", LoraConfig(r=3, target_modules=["lin1", "head"]))
+    fill(peft, model, "other")
+    model.set_adapter(active)
+    model.merge_adapter(adapter_names=["other"])
+    show(active, others, model.merge_and_unload(adapter_names=others)(X))  # beside what is merged
