@@ -22,6 +22,7 @@ from adapterkit.errors import CheckpointError, nearest
 from adapterkit.files import cached
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
+from adapterkit.nn.view import frozen_of
 from adapterkit.tuner import Tuner
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
@@ -164,8 +165,15 @@ def _base_embeddings(tuner: Tuner, *, adapted_only: bool = False) -> State:
             adapted = target in tuner.layers
             if candidate is module and target not in tuner.copies and (adapted or not adapted_only):
                 key = f"{PREFIX}{target}.{'base_layer.' if adapted else ''}weight"
-                state[key] = cast(Tensor, module.weight).detach()
+                state[key] = _frozen(tuner, key.removeprefix(PREFIX)).detach()
     return state
+
+
+def _frozen(tuner: Tuner, key: str) -> Tensor:
+    """A parameter of the base, merged or not."""
+    path, _, name = key.rpartition(".")
+    layer = tuner.model.get_submodule(path)
+    return cast(Tensor, frozen_of(layer).get(name, getattr(layer, name)))
 
 
 def _targets_embeddings(tuner: Tuner, name: str) -> bool:
@@ -210,6 +218,7 @@ def set_peft_model_state_dict(
         strict: every tensor must be expected and every expected one be there.
 
     Raises:
+        StateError: the adapter is merged.
         CheckpointError: with ``strict``, what does not fit, with the nearest names; nothing is changed then.
     """
     copies = {key: tensor.clone() for key, tensor in peft_model_state_dict.items()}
@@ -222,6 +231,7 @@ def take_state(
     """`set_peft_model_state_dict` with tensors that nobody else uses: they may become the adapter's parameters."""
     model = plain(model)
     parts = parts_of(model, adapter_name)
+    tuner_of(model).require_unmerged(adapter_name, "giving it other tensors")
     held = {stem: _tensors(part) for stem, (_, part) in parts.items()}
     expected = {stem + key: tensor for stem, own in held.items() for key, tensor in own.items()}
     given = {_plain(k, expected): t for k, t in state.items() if ".original_module." not in k}
@@ -236,7 +246,7 @@ def take_state(
     for stem, (_, part) in parts.items():
         _load(part, {key: fitting.get(stem + key, old) for key, old in held[stem].items()})
     for key, tensor in embeddings.items():
-        tuner_of(model).model.get_parameter(key).data.copy_(tensor)
+        _frozen(tuner_of(model), key).data.copy_(tensor)
     return LoadResult([k for k in expected if k not in fitting], [k for k in given if k not in expected])
 
 
@@ -266,7 +276,7 @@ def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str
 
 def _check_base(model: nn.Module, embeddings: State) -> None:
     for key, tensor in embeddings.items():
-        parameter = tuner_of(model).model.get_parameter(key)
+        parameter = _frozen(tuner_of(model), key)
         if parameter.shape != tensor.shape:
             raise CheckpointError(
                 f"{key}: the file's embedding is {tuple(tensor.shape)}, the model's {tuple(parameter.shape)}; "

@@ -168,6 +168,7 @@ class Saved(Described):
             options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
 
         Raises:
+            StateError: an adapter of that name is merged.
             CheckpointError: the files cannot be read, or do not fit; the model is as before then.
         """
         reading = saving.Reading.of(options, strict=strict)

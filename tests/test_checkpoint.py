@@ -18,7 +18,7 @@ from adapterkit import (
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
-from adapterkit.errors import CheckpointError
+from adapterkit.errors import CheckpointError, StateError
 from tests.models import batch, lora, moved, net
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -149,3 +149,36 @@ def test_shapes_that_differ_can_be_left(saved):
     fresh = get_peft_model(net(), lora())
     result = set_peft_model_state_dict(fresh, load_file(directory / WEIGHTS), ignore_mismatched_sizes=True)
     assert [key.rpartition("query.")[2] for key in result.missing_keys] == ["lora_A.weight", "lora_B.weight"]
+
+
+def test_a_merged_adapter_is_not_given_other_tensors(tmp_path):
+    moved().save_pretrained(tmp_path)
+    model = moved()
+    model.base_model.merge()
+    before, state = model(batch()), get_peft_model_state_dict(model)
+    for load in (
+        lambda: model.load_adapter(tmp_path, "default"),
+        lambda: set_peft_model_state_dict(model, {key: tensor + 1 for key, tensor in state.items()}),
+    ):
+        copies = {key: tensor.clone() for key, tensor in state.items()}
+        with pytest.raises(StateError, match="'default' is merged: unmerge it before"):
+            load()
+        assert torch.equal(model(batch()), before)
+        assert all(torch.equal(tensor, copies[key]) for key, tensor in state.items())
+
+
+def test_embeddings_in_files_are_the_frozen_ones():
+    model = moved(target_modules=["embed"])
+    base = model.get_base_model()
+    base.get_input_embeddings = lambda: base.embed
+    before = get_peft_model_state_dict(model, save_embedding_layers=True)
+    key, frozen = "base_model.model.embed.base_layer.weight", net().embed.weight
+    assert torch.equal(before[key], frozen)
+    model.merge_adapter()
+    after = get_peft_model_state_dict(model, save_embedding_layers=True)
+    assert torch.equal(after[key], frozen)
+    merged = model(batch())
+    state = {k.replace("default", "other"): tensor.clone() for k, tensor in after.items()}
+    model.add_adapter("other", lora(target_modules=["embed"]))
+    set_peft_model_state_dict(model, state, "other")
+    assert torch.equal(model(batch()), merged)
