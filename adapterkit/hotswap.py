@@ -20,6 +20,9 @@ from adapterkit.tuner import Tuner
 
 _INCOMING = "incoming adapter"
 
+_EVERY_MODULES = frozenset(vars(nn.Module()))
+"""Attributes that say nothing of what an adapter is: its mode, its hooks."""
+
 
 def hotswap_adapter(
     model: nn.Module, model_name_or_path: str | Path, adapter_name: str, torch_device: str | None = None, **options: Any
@@ -37,13 +40,14 @@ def hotswap_adapter(
         options: as for `PeftModel.from_pretrained`.
 
     Raises:
-        StateError: there is no such adapter.
+        StateError: there is no such adapter, or it is merged.
         CapabilityError: the new one is of another method.
         CheckpointError: the files cannot be read, or do not fit; nothing has changed then.
     """
     model = getattr(model, "_orig_mod", model)
     tuner, reading = tuner_of(model), Reading.of(options)
     tuner.require(adapter_name)
+    tuner.require_unmerged(adapter_name, "putting another in its place")
     config, old = reading.config(model_name_or_path), tuner.configs[adapter_name]
     if old is not None and (config.peft_type != old.peft_type or config.is_prompt_learning):
         raise CapabilityError(f"a {config.peft_type} adapter cannot be put in the place of a {old.peft_type} one")
@@ -149,7 +153,7 @@ def _write_into(old: nn.Module, new: nn.Module) -> bool:
     for key, tensor in mine.items():
         tensor.copy_(other[key])
     for key, value in vars(new).items():
-        if isinstance(value, bool | int | float | str) and key != "training":
+        if (value is None or isinstance(value, bool | int | float | str)) and key not in _EVERY_MODULES:
             setattr(old, key, value)
     return True
 

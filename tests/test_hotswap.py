@@ -152,3 +152,24 @@ def test_another_method_is_refused(tmp_path):
     model = PeftModel.from_pretrained(net(), tmp_path / "a")
     with pytest.raises(TypeError, match="a IA3 adapter cannot be put in the place of a LORA one"):
         hotswap_adapter(model, tmp_path / "b", "default")
+
+
+def test_a_merged_adapter_is_not_replaced(tmp_path):
+    saved(tmp_path / "a")
+    saved(tmp_path / "b", 0.7)
+    model = PeftModel.from_pretrained(net(), tmp_path / "a")
+    before = model(X)
+    model.merge_adapter()
+    merged = model(X)
+    with pytest.raises(StateError, match="'default' is merged: unmerge it before putting another in its place"):
+        hotswap_adapter(model, tmp_path / "b", "default")
+    assert torch.equal(model(X), merged)
+    model.unmerge_adapter()
+    assert torch.equal(model(X), before)
+
+
+def test_one_that_awaits_data_awaits_none_afterwards(tmp_path):
+    expected = saved(tmp_path / "b")
+    model = get_peft_model(net(), LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights="eva")).eval()
+    hotswap_adapter(model, tmp_path / "b", "default")
+    assert torch.equal(model(X), expected)
