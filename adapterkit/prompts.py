@@ -256,11 +256,13 @@ def _placing(model: Any, place: Callable[[Inputs], Inputs], *, longest: int) -> 
             inputs["past_key_values"] = _roomy(cache, model, longest)
         return place(inputs)
 
+    own = {name: value for name, value in vars(model).items() if name == "prepare_inputs_for_generation"}
     model.prepare_inputs_for_generation = prepare_with_tokens
     try:
         yield
     finally:
         del model.prepare_inputs_for_generation
+        vars(model).update(own)  # somebody's who has put one into the instance, too
 
 
 def _roomy(cache: Cache, model: Any, columns: int) -> Cache:

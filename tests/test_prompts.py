@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import transformers as hf
@@ -199,6 +201,25 @@ def test_a_prompt_alone_decides_what_is_generated_for_rows() -> None:
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_models_own_preparation_stays_in_place() -> None:
+    base, calls = llama(), []
+    usual = base.prepare_inputs_for_generation
+
+    @functools.wraps(usual)
+    def own(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        return usual(*args, **kwargs)
+
+    plain = get_peft_model(base, PROMPT)
+    plain.generate(input_ids=batch()["input_ids"], max_new_tokens=2, do_sample=False)
+    assert "prepare_inputs_for_generation" not in vars(base)
+    base.prepare_inputs_for_generation = own
+    for count in (2, 4):
+        plain.generate(input_ids=batch()["input_ids"], max_new_tokens=2, do_sample=False)
+        assert len(calls) == count
+    assert base.prepare_inputs_for_generation is own
 
 
 def test_what_takes_no_cache_is_refused() -> None:
