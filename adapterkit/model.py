@@ -23,7 +23,7 @@ from adapterkit.nn.combination import Combination
 from adapterkit.registry import resolve, tasks
 from adapterkit.saved import Saved
 from adapterkit.tuner import Tuner
-from adapterkit.weighted import add_weighted
+from adapterkit.weighted import add_weighted, check_adapters
 
 
 class PeftModel(Saved):
@@ -197,10 +197,10 @@ class PeftModel(Saved):
             majority_sign_method: whether TIES settles on a sign by the sum of the values or by counting.
 
         Raises:
-            StateError: an adapter is unknown, or the name is taken.
+            StateError: there is no adapter, one is unknown or without a config, or the name is taken.
             CapabilityError: the method has no such combination, or the adapters do not go together.
         """
-        self.base_model.require(*adapters)
+        check_adapters(self.base_model, adapters)
         kind = combination_type or self.peft_config[adapters[0]].adapter_class().combination
         how = Combination(kind, svd_rank, svd_clamp, density, majority_sign_method)
         add_weighted(self.base_model, adapters, weights, adapter_name, how)

@@ -17,6 +17,24 @@ from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 from adapterkit.tuner import Tuner
 
 
+def check_adapters(tuner: Tuner, adapters: Sequence[str]) -> None:
+    """
+    Raises:
+        StateError: there is none, one is unknown, or the config of one is.
+    """
+    if not adapters:
+        raise StateError(
+            f"adapters={list(adapters)}: name at least one. Adapters: {', '.join(tuner.configs) or 'none'}"
+        )
+    tuner.require(*adapters)
+    adopted = [name for name in adapters if name not in tuner.configs]
+    if adopted:
+        raise StateError(
+            f"adapters: {adopted} were in the model before it was wrapped, and nothing is known of their configs: "
+            f"they cannot be combined. Adapters with a config: {', '.join(tuner.configs) or 'none'}"
+        )
+
+
 def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name: str, how: Combination) -> None:
     """Add adapter ``name``, frozen and not active. One adapter at weight 1 is given back exactly.
 
@@ -41,8 +59,8 @@ def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float]
 
 
 def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name: str, how: Combination) -> None:
-    tuner.require(*adapters)
-    if not adapters or len(adapters) != len(weights) or len(set(adapters)) < len(adapters):
+    check_adapters(tuner, adapters)
+    if len(adapters) != len(weights) or len(set(adapters)) < len(adapters):
         raise StateError(f"{len(weights)} weights for the adapters {list(adapters)}: each needs one, and stands once")
     if name in tuner.configs:
         raise StateError(f"an adapter named {name!r} is there already")

@@ -212,3 +212,12 @@ def test_what_is_refused_changes_nothing():
     with pytest.raises(CapabilityError, match="density is the share"):
         made.add_weighted_adapter(["x"], [1], "sum", "ties", density=0)
     assert list(made.peft_config) == ["x", "y"]
+
+
+def test_adapters_that_are_missing_or_of_unknown_config_are_named():
+    base = adapterkit.inject_adapter_in_model(LoraConfig(r=2, target_modules=["a"]), net(), "injected")
+    made = get_peft_model(base, LoraConfig(r=2, target_modules=["a"]), "own")
+    for names, match in (([], r"adapters=\[\]: name at least one"), (["injected", "own"], r"\['injected'\] were in")):
+        with pytest.raises(StateError, match=match):
+            made.add_weighted_adapter(names, [1.0] * len(names), "c")
+    assert list(made.peft_config) == ["own"]
