@@ -224,6 +224,8 @@ class Tuner(Folding):
             if not copied.modules_to_save:
                 self._put(target, self.copies.pop(target).original_module)
                 self._modules_by_name = None
+        for layer in self.layers.values():
+            layer.view.kept_rows = None  # which hold the adapters of all layers
         self.configs.pop(name, None)
         self.schedules.forget(name)
         self.gradients.forget(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -65,6 +67,24 @@ def test_an_adapter_may_have_the_name_of_a_containers_method():
     assert "keys" in model.base_model.copies["classifier"].modules_to_save
     model.delete_adapter("keys")
     assert not model.peft_config
+
+
+def test_nothing_of_a_deleted_adapter_is_kept():
+    model = get_peft_model(net(), lora(target_modules=["query"]), "a")
+    model.add_adapter("b", lora(target_modules=["value"]))
+    model.set_requires_grad(["a", "b"], False)
+    model.eval()
+    with torch.no_grad():
+        for _ in range(4):
+            model(batch(2), adapter_names=["a", "b"])
+    layers = model.base_model.layers
+    assert any(layer.view.kept_rows is not None for layer in layers.values())
+    deleted = [weakref.ref(tensor) for _, part in model.base_model.parts("a") for tensor in part.parameters()]
+    del layers
+    model.delete_adapter("a")
+    gc.collect()
+    assert len(deleted) == 4
+    assert not any(tensor() is not None for tensor in deleted)
 
 
 def test_children_of_lists_and_sequences_are_replaced():
