@@ -159,7 +159,7 @@ class Saved(Described):
 
         Args:
             model_id: directory, or repository on the Hub.
-            adapter_name: what to call it.
+            adapter_name: what to call it; where there is one of that name and config, it is given the file's tensors.
             is_trainable: whether it receives gradients.
             torch_device: device to read the file to.
             autocast_adapter_dtype: as for the class.
@@ -169,13 +169,16 @@ class Saved(Described):
 
         Raises:
             StateError: an adapter of that name is merged.
-            CheckpointError: the files cannot be read, or do not fit; the model is as before then.
+            CheckpointError: the files cannot be read, or do not fit, or are of another config than the adapter of that
+                name; the model is as before then.
         """
         reading = saving.Reading.of(options, strict=strict)
-        known = adapter_name in self.peft_config
-        config = None if known else reading.config(model_id).model_copy(update={"inference_mode": not is_trainable})
+        config, known = reading.config(model_id), adapter_name in self.peft_config
+        if known:
+            saving.check_config(config, self.peft_config[adapter_name], adapter_name, model_id)
         contents = reading.contents(model_id, torch_device)
-        if config is not None:
+        if not known:
+            config = config.model_copy(update={"inference_mode": not is_trainable})
             self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
         try:
             result = self._take(contents.tensors, adapter_name, reading)

@@ -96,6 +96,38 @@ class Contents(NamedTuple):
     metadata: Mapping[str, str]
 
 
+_SILENT = frozenset({
+    *("task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "peft_version"),
+    "fan_in_fan_out",  # recognised by itself
+    # these choose which tensors there are, and of which shapes
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"),
+    *("feedforward_modules", "modules_to_save", "rank_pattern"),
+})  # fmt: skip
+"""Fields in which a file may differ from the adapter that it is loaded into."""
+
+
+def check_config(found: PeftConfig, held: PeftConfig, name: str, source: str | Path) -> None:
+    """Whether a file's tensors mean in adapter ``name`` what they mean in the file.
+
+    Raises:
+        CheckpointError: the file's config says otherwise; names every key that differs, with both values.
+    """
+    theirs, own = found.to_dict(), held.to_dict()
+    differing = [key for key in own if own[key] != theirs.get(key) and key not in _SILENT]
+    if "peft_type" in differing:
+        differing = ["peft_type"]
+    for key in held.start_fields.keys() & differing:
+        values = held.start_fields[key]
+        if values is None or (own[key] in values and theirs.get(key) in values):
+            differing.remove(key)
+    if differing:
+        listed = "; ".join(f"{key}={theirs.get(key)!r}, not {own[key]!r}" for key in differing)
+        raise CheckpointError(
+            f"{source} has another config than adapter {name!r}: {listed}. "
+            "Delete the adapter before, or load the file under another name"
+        )
+
+
 def write_adapter(
     directory: Path,
     state: Mapping[str, Tensor],

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adapterkit import (
+    IA3Config,
     LoraConfig,
     PeftModel,
     get_peft_model,
@@ -182,3 +183,42 @@ def test_embeddings_in_files_are_the_frozen_ones():
     model.add_adapter("other", lora(target_modules=["embed"]))
     set_peft_model_state_dict(model, state, "other")
     assert torch.equal(model(batch()), merged)
+
+
+OTHERS = {
+    "lora_alpha=64, not 8": {"lora_alpha": 64},
+    "use_rslora=True, not False": {"use_rslora": True},
+    "r=4, not 2; lora_alpha=64, not 8; .*lora_dropout=0.1, not 0.0": {"r": 4, "lora_alpha": 64, "lora_dropout": 0.1},
+    "init_lora_weights='pissa', not True": {"init_lora_weights": "pissa"},
+    r"alpha_pattern=\{'query': 4\}, not \{\}": {"alpha_pattern": {"query": 4}},
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_file_of_another_config_is_refused_by_an_adapter_that_is_there(tmp_path, message, strict):
+    moved(**OTHERS[message]).save_pretrained(tmp_path)
+    model = moved()
+    before, config = model(batch()), model.peft_config["default"].model_copy()
+    with pytest.raises(CheckpointError, match=rf"adapter 'default': {message}\. Delete the adapter"):
+        model.load_adapter(tmp_path, "default", strict=strict)
+    assert torch.equal(model(batch()), before)
+    assert model.peft_config["default"] == config
+    model.delete_adapter("default")
+    model.load_adapter(tmp_path, "default")
+    model.set_adapter("default")
+    torch.testing.assert_close(model(batch()), PeftModel.from_pretrained(net(), tmp_path)(batch()))
+
+
+def test_a_file_of_another_method_is_refused_by_an_adapter_that_is_there(tmp_path):
+    get_peft_model(net(), IA3Config(target_modules=["query"], feedforward_modules=[])).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"'default': peft_type='IA3', not 'LORA'\. Delete"):
+        moved().load_adapter(tmp_path, "default")
+
+
+def test_what_says_nothing_of_the_numbers_may_differ(tmp_path):
+    model = moved(init_lora_weights="gaussian", base_model_name_or_path="here", revision="main")
+    model.save_pretrained(tmp_path)
+    other = moved(target_modules=["query", "layers.0.value", "layers.1.value"], init_lora_weights="eva")
+    other.load_adapter(tmp_path, "default")
+    assert torch.equal(other(batch()), model(batch()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -87,6 +87,10 @@ class PeftConfig(StrictModel):
 
     runtime_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that steer computation only, and are not written to ``adapter_config.json``."""
+
+    start_fields: ClassVar[Mapping[str, Collection[Any] | None]] = {}
+    """Fields that say how an adapter starts, and nothing of what it computes once it is loaded: with the values given,
+    or with any (None)."""
 
     inert: ClassVar[Mapping[str, Any]] = {}
     """Keys of PEFT's files without a counterpart here, harmless at the value given."""

@@ -31,6 +31,10 @@ class PromptConfig(PeftConfig):
 class WordPromptConfig(PromptConfig):
     """A prompt of embeddings that may start from those of a text's words."""
 
+    start_fields: ClassVar[Mapping[str, Any]] = dict.fromkeys(
+        ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
+    )
+
     prompt_tuning_init: str = Field("RANDOM", description="How the virtual tokens start.")
     prompt_tuning_init_text: Text | None = Field(
         None, description="With TEXT: the text whose tokens they start from, repeated or cut to their number."

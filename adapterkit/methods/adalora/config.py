@@ -21,6 +21,7 @@ class AdaLoraConfig(IndexedLayerConfig):
     """AdaLoRA (Zhang et al., 2023), https://arxiv.org/abs/2303.10512: LoRA whose rank goes where it matters."""
 
     adapter: ClassVar[str] = "adapterkit.methods.adalora.adapter:AdaLoraAdapter"
+    start_fields: ClassVar[dict[str, Any]] = {"init_lora_weights": None}
     learning_rate: ClassVar[float] = 3e-2
     schedule: ClassVar[str | None] = "adapterkit.methods.adalora.schedule:RankAllocator"
     inert: ClassVar[dict[str, Any]] = {"r": 8, "megatron_core": "megatron.core", "qalora_group_size": 16}

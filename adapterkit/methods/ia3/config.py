@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ class IA3Config(LayerConfig):
     """(IA)³ (Liu et al., 2022), https://arxiv.org/abs/2205.05638: scales keys, values and feed-forward activations."""
 
     adapter: ClassVar[str] = "adapterkit.methods.ia3.adapter:IA3Adapter"
+    start_fields: ClassVar[dict[str, Any]] = {"init_ia3_weights": None}
     learning_rate: ClassVar[float] = 3e-2
     default_roles: ClassVar[tuple[str, ...]] = ("key", "value", "ffn_out")
     subset_fields: ClassVar[dict[str, tuple[str, ...]]] = {"feedforward_modules": ("ffn_out",)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -20,6 +20,7 @@ class LoKrConfig(FactoredLayerConfig):
     """LoKr of LyCORIS (Yeh et al., 2023), https://arxiv.org/abs/2309.14859: a Kronecker product of two matrices."""
 
     adapter: ClassVar[str] = "adapterkit.methods.lokr.adapter:LoKrAdapter"
+    start_fields: ClassVar[dict[str, Any]] = {"init_weights": None}
     learning_rate: ClassVar[float] = 1e-2
 
     peft_type: Annotated[Literal["LOKR"], Choice] = Field("LOKR", description="Name of the method.")

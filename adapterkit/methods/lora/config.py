@@ -30,6 +30,10 @@ class LoraConfig(IndexedLayerConfig):
         "loraplus_lr_ratio": "adapterkit.methods.lora.optimizers:loraplus",
         "lorafa": "adapterkit.methods.lora.optimizers:lorafa",
     }
+    start_fields: ClassVar[dict[str, Any]] = {
+        "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
+        "eva_config": None,
+    }
     inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core"}
 
     peft_type: Annotated[Literal["LORA"], Choice] = Field("LORA", description="Name of the method.")

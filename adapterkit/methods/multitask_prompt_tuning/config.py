@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import override
@@ -31,6 +31,11 @@ class MultitaskPromptTuningConfig(WordPromptConfig):
 
     adapter: ClassVar[str] = "adapterkit.methods.multitask_prompt_tuning.adapter:MultitaskPromptTuningAdapter"
     learning_rate: ClassVar[float] = 3e-2
+    start_fields: ClassVar[Mapping[str, Any]] = {
+        **WordPromptConfig.start_fields,
+        "prompt_tuning_init_state_dict_path": None,
+        "prompt_tuning_init_task": None,
+    }
 
     forward_inputs: ClassVar[frozenset[str]] = frozenset({"task_ids"})
 

@@ -14,6 +14,7 @@ class OFTConfig(IndexedLayerConfig):
     """Orthogonal finetuning (Qiu et al., 2023), https://arxiv.org/abs/2306.07280, of the input, block by block."""
 
     adapter: ClassVar[str] = "adapterkit.methods.oft.adapter:OFTAdapter"
+    start_fields: ClassVar[dict[str, Any]] = {"init_weights": None}
     example: ClassVar[dict[str, Any]] = {"oft_block_size": 2}
 
     peft_type: Annotated[Literal["OFT"], Choice] = Field("OFT", description="Name of the method.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from typing_extensions import override
@@ -20,6 +20,7 @@ class PolyConfig(LayerConfig):
     """
 
     adapter: ClassVar[str] = "adapterkit.methods.poly.adapter:PolyAdapter"
+    start_fields: ClassVar[dict[str, Any]] = {"init_weights": None}
     learning_rate: ClassVar[float] = 1e-2
     forward_inputs: ClassVar[frozenset[str]] = frozenset({"task_ids"})
 

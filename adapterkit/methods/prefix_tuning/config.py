@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -14,6 +14,7 @@ class PrefixTuningConfig(PromptConfig):
     """Prefix tuning (Li and Liang, 2021), https://arxiv.org/abs/2101.00190: learnt keys and values in every layer."""
 
     adapter: ClassVar[str] = "adapterkit.methods.prefix_tuning.adapter:PrefixTuningAdapter"
+    start_fields: ClassVar[dict[str, Any]] = {"init_weights": None}
     learning_rate: ClassVar[float] = 3e-2
 
     peft_type: Annotated[Literal["PREFIX_TUNING"], Choice] = Field("PREFIX_TUNING", description="Name of the method.")
