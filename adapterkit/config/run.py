@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model, model_validator
 
 from adapterkit.config.base import Names, PeftConfig, StrictModel, Text
+from adapterkit.config.coherence import misfits_of, refuse
 from adapterkit.config.task import TaskConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -182,6 +183,13 @@ class RunConfig(StrictModel):
         if self.trainer.learning_rate is None and isinstance(self.method, PeftConfig):
             changes = {"learning_rate": self.method.learning_rate}
             self.__dict__["trainer"] = self.trainer.model_copy(update=changes)  # an assignment would validate again
+        return self
+
+    @model_validator(mode="after")
+    def _sections_go_together(self) -> Self:
+        found = list(misfits_of(self))
+        if found:
+            refuse(found)
         return self
 
 

@@ -9,6 +9,14 @@ from pydantic import Field
 
 from adapterkit.config.base import StrictModel
 
+LESS_IS_BETTER = ("loss", "perplexity", "mse", "error")
+"""Words in the names of metrics of which less is better."""
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether less of a metric is better, as its name says."""
+    return any(word in metric for word in LESS_IS_BETTER)
+
 
 class TaskConfig(StrictModel):
     """A task; subclass it, fix ``name`` to a `Literal`, and declare it under ``adapterkit.tasks`` by that name."""
@@ -33,6 +41,9 @@ class TaskConfig(StrictModel):
 
     greater_is_better: ClassVar[bool] = True
     """Whether more of `default_metric` is better."""
+
+    measures: ClassVar[tuple[str, ...]] = ()
+    """Every metric that a run can have beside its loss; empty where only a run can tell."""
 
     default_columns: ClassVar[Mapping[str, str]] = {}
     """Roles of the columns to their usual names, ``{"text": "text", "label": "label"}``."""

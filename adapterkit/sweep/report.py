@@ -7,11 +7,12 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from adapterkit.config.task import less_is_better
 from adapterkit.files import write_text
 from adapterkit.sweep.trial import Trial, read_trials
 
@@ -22,6 +23,8 @@ class Report:
 
     directory: Path
     trials: Sequence[Trial]
+    asked: str | None = None
+    """The metric that was asked for; None leaves it to the trials."""
 
     @cached_property
     def axes(self) -> list[str]:
@@ -31,20 +34,32 @@ class Report:
 
     @cached_property
     def metric(self) -> str | None:
-        """The metric that ranks the trials; None where no trial has one."""
+        """The metric that ranks the trials: what was asked for, if any has it, else their own; None without any."""
+        if self.asked in self._measured:
+            return self.asked
         return next((str(t.summary["metric"]) for t in self.trials if t.summary.get("metric")), None)
 
     @cached_property
     def greater_is_better(self) -> bool:
-        return next(
-            (bool(t.summary["greater_is_better"]) for t in self.trials if "greater_is_better" in t.summary), True
-        )
+        """As a trial says that has the metric, or its test split's, for its own; else by the metric's name."""
+        name = self.metric or ""
+        own = (t.summary for t in self.trials if t.summary.get("metric") == name.removeprefix("test_"))
+        told = (bool(summary["greater_is_better"]) for summary in own if "greater_is_better" in summary)
+        return next(told, not less_is_better(name))
+
+    @cached_property
+    def _measured(self) -> dict[str, None]:
+        return dict.fromkeys(name for trial in self.trials for name in trial.summary.get("metrics", {}))
 
     @cached_property
     def metrics(self) -> list[str]:
         """Names of all metrics, the ranking one first."""
-        names = dict.fromkeys(name for trial in self.trials for name in trial.summary.get("metrics", {}))
-        return sorted(names, key=lambda name: name != self.metric)
+        return sorted(self._measured, key=lambda name: name != self.metric)
+
+    @cached_property
+    def overlooked(self) -> str | None:
+        """The metric that was asked for, where trials have metrics but none has this one."""
+        return self.asked if self._measured and self.asked not in self._measured else None
 
     @cached_property
     def failed(self) -> list[Trial]:
@@ -79,21 +94,10 @@ def report(directory: Path, *, metric: str | None = None) -> int:
     """
     from adapterkit.sweep.table import show
 
-    trials = read_trials(directory)
-    if metric:
-        trials = [_ranked_by(trial, metric) for trial in trials]
-    found = Report(directory, trials)
+    found = Report(directory, read_trials(directory), metric)
     written = write_files(found)
     show(found, written)
     return len(found.failed)
-
-
-def _ranked_by(trial: Trial, metric: str) -> Trial:
-    if metric not in trial.summary.get("metrics", {}) or metric == trial.summary.get("metric"):
-        return trial
-    less_is_better = any(word in metric for word in ("loss", "perplexity", "seconds", "error"))
-    summary = {**trial.summary, "metric": metric, "greater_is_better": not less_is_better}
-    return replace(trial, summary=summary)
 
 
 def write_files(found: Report) -> list[Path]:

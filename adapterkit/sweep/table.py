@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from adapterkit.errors import did_you_mean
+
 if TYPE_CHECKING:
     from adapterkit.sweep.report import Report
     from adapterkit.sweep.trial import Trial
@@ -28,6 +30,12 @@ def show(found: Report, written: Sequence[Path]) -> None:
     terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, width=None if terminal else WIDTH, highlight=False, soft_wrap=not terminal)
     console.print(table(found))
+    if found.overlooked is not None:
+        there = ", ".join(name for name in found.metrics if not name.startswith("test_"))
+        console.print(
+            escape(f"no trial has sweep.metric={found.overlooked}{did_you_mean(found.overlooked, found.metrics)}")
+        )
+        console.print(escape(f"  ranked by {found.metric}; measured: {there}"))
     if found.best is not None:
         console.print(f"best: trial {found.best.number}: {escape(command(found.best))}")
     for trial in found.failed:

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from adapterkit import optimizers
 from adapterkit.config.run import RunConfig, TrainerConfig
-from adapterkit.config.task import TaskConfig
+from adapterkit.config.task import TaskConfig, less_is_better
 from adapterkit.errors import ConfigError, did_you_mean
 
 OWN = frozenset(
@@ -23,8 +23,6 @@ OWN = frozenset(
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 """Loggers that an extra installs, and the module that shows whether it did."""
-
-_LESS = ("loss", "perplexity", "mse", "error")
 
 
 def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tuple[str, ...]) -> TrainingArguments:
@@ -94,7 +92,7 @@ def more_is_better(metric: str, trainer: TrainerConfig, task: TaskConfig) -> boo
         return trainer.greater_is_better
     if metric == task.default_metric:
         return task.greater_is_better
-    return not any(word in metric for word in _LESS)
+    return not less_is_better(metric)
 
 
 def _checkpointing(trainer: TrainerConfig) -> dict[str, Any]:

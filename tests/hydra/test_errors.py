@@ -72,6 +72,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["model.name_or_path: checkpoints/mini/lm: no such file or directory"],
     ),
     "no data file in a sweep": ([*LORA, "-m", "method.r=4,8", "data.path=/nowhere"], ["data.path: /nowhere: no such"]),
+    "metric of a sweep": (
+        ["-m", *LORA, "seed=1,2", "sweep.metric=acuracy"],
+        ["sweep.metric: seq_cls has no such metric; did you mean 'accuracy'? It measures", "nothing was started"],
+    ),
     "nothing to delete": ([*LORA, "~method.rnk"], ["method.rnk"]),
 }
 

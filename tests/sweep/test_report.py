@@ -81,8 +81,30 @@ def test_another_metric_can_rank(grid, capsys):
     report(grid, metric="loss")
     content = json.loads((grid / "sweep.json").read_text())
     assert (content["metric"], content["greater_is_better"], content["best"]) == ("loss", False, 3)
-    assert report(grid, metric="no_such_metric") == 1
+
+
+def test_a_metric_that_no_trial_has_is_told(grid, capsys):
+    assert report(grid, metric="acuracy") == 1
+    out = capsys.readouterr().out
+    assert "no trial has sweep.metric=acuracy; did you mean 'accuracy'?" in out
+    assert "ranked by accuracy; measured: accuracy, loss" in out
     assert json.loads((grid / "sweep.json").read_text())["metric"] == "accuracy"
+
+
+@pytest.mark.parametrize("metric", ["mse", "test_mse", "loss", "perplexity"])
+def test_less_of_an_error_is_better(tmp_path, metric, capsys):
+    for number, value in enumerate((0.3, 0.1, 0.9)):
+        leave(tmp_path, number, [f"seed={number}"], pearson=value, **{metric: value})
+    report(tmp_path, metric=metric)
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    assert (content["metric"], content["greater_is_better"], content["best"]) == (metric, False, 1)
+
+
+def test_the_test_split_is_ranked_as_the_metric_of_the_trial_is(tmp_path, capsys):
+    for number, value in enumerate((0.3, 0.1, 0.9)):
+        leave(tmp_path, number, [f"seed={number}"], greater=False, wer=value, test_wer=value)
+    report(tmp_path, metric="test_wer")
+    assert json.loads((tmp_path / "sweep.json").read_text())["best"] == 1
 
 
 def test_csv_and_json_have_a_row_for_every_trial(grid, capsys):

@@ -45,6 +45,8 @@ def test_every_task_writes_its_directory(tmp_path: Path, task: str) -> None:
     assert summary["metric"] == metric
     assert summary["greater_is_better"] == tasks[task].greater_is_better
     assert {metric, f"test_{metric}", "loss"} <= summary["metrics"].keys()
+    measured = {name.removeprefix("test_") for name in summary["metrics"]}
+    assert measured <= {*tasks[task].measures, "loss"}
     assert metric in summary["baseline"]
     assert 0 < summary["trainable_parameters"] < summary["all_parameters"]
     names = {path.name for path in tmp_path.iterdir()}

@@ -20,6 +20,7 @@ class CausalLmConfig(TaskConfig):
     default_model: ClassVar[str] = "builtin:llama"
     default_metric: ClassVar[str] = "perplexity"
     greater_is_better: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy")
     default_columns: ClassVar[Mapping[str, str]] = {"text": "text", "prompt": "prompt", "completion": "completion"}
 
     name: Literal["causal_lm"] = Field("causal_lm", description="Name of the task.")

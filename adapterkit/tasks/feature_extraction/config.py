@@ -19,6 +19,7 @@ class FeatureExtractionConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.feature_extraction.pipeline:FeatureExtractionPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "spearman"
+    measures: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
     default_columns: ClassVar[Mapping[str, str]] = {
         "sentence1": "sentence1",
         "sentence2": "sentence2",

@@ -19,6 +19,7 @@ class SeqClsConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.seq_cls.pipeline:SeqClsPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "accuracy"
+    measures: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "mcc", "pearson", "spearman", "mse")
     default_columns: ClassVar[Mapping[str, str]] = {"text": "text", "text_pair": "text_pair", "label": "label"}
 
     name: Literal["seq_cls"] = Field("seq_cls", description="Name of the task.")

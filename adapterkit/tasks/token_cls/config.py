@@ -19,6 +19,7 @@ class TokenClsConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.token_cls.pipeline:TokenClsPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "f1"
+    measures: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy")
     default_columns: ClassVar[Mapping[str, str]] = {"tokens": "tokens", "tags": "tags"}
 
     name: Literal["token_cls"] = Field("token_cls", description="Name of the task.")
