@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adapterkit.config.choices import BUILTIN_FAMILIES, BUILTIN_PREFIX
 from adapterkit.errors import EXIT_FAULT, EXIT_OK, BrokenPluginError, ConfigError, IncompatiblePluginError, did_you_mean
 from adapterkit.hydra.places import presets
 from adapterkit.registry import CORE, KINDS, Plugin
 
-BUILTIN_MODELS = ("builtin:bert", "builtin:gpt2", "builtin:llama", "builtin:t5")
+BUILTIN_MODELS = tuple(BUILTIN_PREFIX + family for family in BUILTIN_FAMILIES)
 """Tiny models that are made from a config, as ``model.name_or_path`` takes them."""
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean
 from adapterkit.registry import implementation, methods, resolve, tasks
@@ -36,13 +37,29 @@ def _no_python_none(value: Any) -> Any:
     return value
 
 
-def _as_names(value: Any) -> Any:
+def as_names(value: Any) -> Any:
     """Sets and tuples become lists, sets in a fixed order, so that files are the same on every run."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     if isinstance(value, tuple):
         return list(value)
     return _no_python_none(value)
+
+
+def _compiles(value: str | list[str]) -> str | list[str]:
+    fault = pattern_fault(value) if isinstance(value, str) else ""
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
+def pattern_fault(pattern: str) -> str:
+    """Why a regular expression is none; nothing if it is one."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"not a regular expression: {error}"
+    return ""
 
 
 def _known_task_type(value: Any) -> Any:
@@ -56,10 +73,10 @@ def _known_task_type(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_no_python_none)]
 """A string that is not a misspelt null."""
 
-Names = Annotated[list[str], BeforeValidator(_as_names)]
+Names = Annotated[list[str], BeforeValidator(as_names)]
 """A list of names; any set or tuple is taken, too."""
 
-Pattern = Annotated[str | list[str], BeforeValidator(_as_names)]
+Pattern = Annotated[str | list[str], BeforeValidator(as_names), AfterValidator(_compiles)]
 """A list of names, or one regular expression."""
 
 PositiveNumber = Annotated[int | float, Field(gt=0)]

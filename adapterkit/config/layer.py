@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from adapterkit.config.base import Names, Pattern, PeftConfig
+from adapterkit.config.base import Names, Pattern, PeftConfig, pattern_fault
 
 
 class LayerConfig(PeftConfig):
@@ -32,6 +32,15 @@ class LayerConfig(PeftConfig):
 
     default_roles: ClassVar[tuple[str, ...]] = ("query", "value")
     """The roles that ``target_modules=None`` means, for architectures named in `adapterkit.architectures`."""
+
+    @model_validator(mode="after")
+    def _patterns_compile(self) -> Self:
+        for field in self.pattern_fields:
+            for pattern in getattr(self, field) or {}:
+                fault = pattern_fault(pattern)
+                if fault:
+                    raise ValueError(f"{field}: {pattern!r} is {fault}")
+        return self
 
     def narrowed(self, targets: list[str]) -> list[str]:
         """Those of the matched modules, in the model's order, that are really adapted.

@@ -6,27 +6,68 @@ so that the place of an error is the override path.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    create_model,
+    model_validator,
+)
 
-from adapterkit.config.base import Names, PeftConfig, StrictModel, Text
+from adapterkit.config.base import PeftConfig, StrictModel, Text, as_names
+from adapterkit.config.choices import BUILTIN_FAMILIES, BUILTIN_PREFIX, EVALUATING, Logger, Optimizer, Scheduler
 from adapterkit.config.coherence import misfits_of, refuse
 from adapterkit.config.task import TaskConfig
+from adapterkit.errors import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known_if_built_in(name: str) -> str:
+    family = name.removeprefix(BUILTIN_PREFIX)
+    if family != name and family not in BUILTIN_FAMILIES:
+        choices = ", ".join(BUILTIN_PREFIX + family for family in BUILTIN_FAMILIES)
+        raise ValueError(f"no such built-in model{did_you_mean(family, BUILTIN_FAMILIES)} Choices: {choices}")
+    return name
+
+
+Source = Annotated[Text, AfterValidator(_known_if_built_in)]
+"""A Hub id, a directory, or a built-in model."""
+
+
+def _part_of_a_path(name: str) -> str:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError("must be letters, digits, _ and -: it is the name of a module and of a directory")
+    return name
+
+
+def _whole_above_one(steps: float) -> float:
+    if steps > 1 and steps != int(steps):
+        raise ValueError("must be a whole number of steps, or a share below 1")
+    return steps
+
+
+Steps = Annotated[PositiveFloat, AfterValidator(_whole_above_one)]
+"""A number of steps, or their share of all if below 1."""
 
 
 class ModelConfig(StrictModel):
     """The frozen base model."""
 
-    name_or_path: Text | None = Field(
+    name_or_path: Source | None = Field(
         None,
         description="Hub id, directory, or builtin:bert|gpt2|llama|t5 for a tiny model made from a config; null takes "
         "the task's built-in one.",
     )
-    tokenizer: Text | None = Field(None, description="Hub id or directory of the tokenizer, if not the model's own.")
+    tokenizer: Source | None = Field(None, description="Hub id or directory of the tokenizer, if not the model's own.")
     revision: Text | None = Field(None, description="Branch, tag or commit on the Hub.")
     subfolder: Text | None = Field(None, description="Folder inside name_or_path that holds the model.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -36,6 +77,12 @@ class ModelConfig(StrictModel):
     load_in_4bit: bool = Field(False, description="Quantise the base to 4 bits with bitsandbytes.")
     trust_remote_code: bool = Field(False, description="Whether code from the model's repository may run.")
     attn_implementation: Text | None = Field(None, description="eager, sdpa, flash_attention_2, ...")
+
+    @model_validator(mode="after")
+    def _one_quantisation(self) -> Self:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("load_in_8bit and load_in_4bit exclude each other")
+        return self
 
 
 DATA_ENDINGS = {
@@ -101,8 +148,8 @@ class TrainerConfig(StrictModel):
     adam_beta2: Fraction = Field(0.999, description="Second coefficient of AdamW.")
     adam_epsilon: PositiveFloat = Field(1e-8, description="Epsilon of AdamW.")
     max_grad_norm: NonNegativeFloat = Field(1.0, description="Gradients are clipped to this norm; 0 does not clip.")
-    optim: Text = Field("adamw_torch_fused", description="Name of the optimizer, as transformers knows it.")
-    lr_scheduler_type: Text = Field("linear", description="linear, cosine, constant, constant_with_warmup, ...")
+    optim: Optimizer = Field("adamw_torch_fused", description="Name of the optimizer, as transformers knows it.")
+    lr_scheduler_type: Scheduler = Field("linear", description="Course of the learning rate over a run.")
     warmup_steps: NonNegativeFloat = Field(0.06, description="Warm-up steps, or their share if below 1.")
     label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Label smoothing.")
     bf16: bool = Field(False, description="Train under bfloat16 autocast.")
@@ -119,17 +166,19 @@ class TrainerConfig(StrictModel):
         "random", description="Order of the training examples; group_by_length pads less."
     )
     eval_strategy: Strategy = Field("epoch", description="When to evaluate.")
-    eval_steps: PositiveFloat | None = Field(None, description="Steps between evaluations.")
+    eval_steps: Steps | None = Field(None, description="Steps between evaluations.")
     eval_on_start: bool = Field(False, description="Evaluate once before training.")
     save_strategy: Strategy = Field("epoch", description="When to write a checkpoint.")
-    save_steps: PositiveFloat = Field(500, description="Steps between checkpoints.")
+    save_steps: Steps = Field(500, description="Steps between checkpoints.")
     save_total_limit: PositiveInt | None = Field(2, description="How many checkpoints are kept.")
     load_best_model_at_end: bool = Field(True, description="End with the best checkpoint, by metric_for_best_model.")
     metric_for_best_model: Text | None = Field(None, description="Metric that chooses; null takes the task's.")
     greater_is_better: bool | None = Field(None, description="Whether more is better; null goes by the metric.")
     logging_strategy: Strategy = Field("steps", description="When to log the training loss.")
-    logging_steps: PositiveFloat = Field(10, description="Steps between log entries.")
-    report_to: Names = Field(default_factory=list, description="Loggers: tensorboard, wandb, mlflow, trackio.")
+    logging_steps: Steps = Field(10, description="Steps between log entries.")
+    report_to: Annotated[list[Logger], BeforeValidator(as_names)] = Field(
+        default_factory=list, description="Loggers; each is an extra of this package."
+    )
     run_name: Text | None = Field(None, description="Name of the run in loggers.")
     disable_tqdm: bool | None = Field(None, description="No progress bar; null shows one on a terminal only.")
     deepspeed: Text | None = Field(None, description="Path of a DeepSpeed configuration.")
@@ -155,6 +204,50 @@ class TrainerConfig(StrictModel):
             raise ValueError(f"lorafa is an optimizer of its own and excludes optim={self.optim}")
         return self
 
+    @model_validator(mode="after")
+    def _one_half_type(self) -> Self:
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16 and fp16 exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_where_needed(self) -> Self:
+        needing = [f"lr_scheduler_type={self.lr_scheduler_type}"] if self.lr_scheduler_type in EVALUATING else []
+        needing += ["early_stopping_patience"] if self.early_stopping_patience is not None else []
+        if needing and self.eval_strategy == "no":
+            raise ValueError(f"{' and '.join(needing)} needs evaluations: set trainer.eval_strategy to epoch or steps")
+        return self
+
+    @model_validator(mode="after")
+    def _a_checkpoint_at_every_evaluation(self) -> Self:
+        evaluates, saves = self.eval_strategy, self.save_strategy
+        if not self.keeps_best:
+            return self
+        if evaluates != saves:
+            raise ValueError(
+                "load_best_model_at_end needs a checkpoint at every evaluation, but trainer.eval_strategy="
+                f"{evaluates} and trainer.save_strategy={saves}; set both alike, or the first to false"
+            )
+        every = self.eval_steps or self.logging_steps
+        if evaluates == "steps" and not _is_multiple(self.save_steps, every):
+            raise ValueError(
+                f"load_best_model_at_end needs an evaluation at every checkpoint, but trainer.save_steps="
+                f"{self.save_steps:g} is no multiple of the {every:g} steps between evaluations"
+            )
+        return self
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run ends with its best checkpoint: not without evaluations or checkpoints to choose from."""
+        return self.load_best_model_at_end and "no" not in (self.eval_strategy, self.save_strategy)
+
+
+def _is_multiple(steps: float, of: float) -> bool:
+    """Whether every ``steps`` steps is always also every ``of`` steps; shares are compared to a millionth."""
+    if steps < 1 and of < 1:
+        return round(steps * 1e6) % max(1, round(of * 1e6)) == 0
+    return steps % of == 0
+
 
 class SweepConfig(StrictModel):
     """How a sweep ends and what its report compares."""
@@ -170,9 +263,13 @@ class RunConfig(StrictModel):
     data: DataConfig = Field(default_factory=DataConfig, description="Where examples come from.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="How to train.")
     sweep: SweepConfig = Field(default_factory=SweepConfig, description="How a sweep is reported.")
-    seed: NonNegativeInt = Field(0, description="Seed of initialisation, data order and dropout.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="Seed of initialisation, data order and dropout."
+    )
     deterministic: bool = Field(False, description="Only deterministic kernels, at some cost in speed.")
-    adapter_name: Text = Field("default", description="Name of the adapter.")
+    adapter_name: Annotated[Text, AfterValidator(_part_of_a_path)] = Field(
+        "default", description="Name of the adapter."
+    )
     resume: Text | None = Field(None, description="auto, or the directory of an interrupted run to go on with.")
     dry_run: bool = Field(False, description="Stop after the targets are matched and the parameters counted.")
     method: Any = Field(None, description="The adapter method.")

@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.errors import ConfigError, did_you_mean
 from adapterkit.hydra.arguments import Arguments
-from adapterkit.hydra.disk import missing_files
 from adapterkit.hydra.nodes import plain
 from adapterkit.hydra.origin import Origins
 from adapterkit.hydra.places import conf_dir
@@ -81,11 +80,7 @@ def problems_of(
 ) -> list[Problem]:
     """What is wrong with a composed run."""
     where = Origins(overrides, lambda: composer.files(overrides))
-    return [
-        *shadowed(config, composer),
-        *check(config, where, known=known)[1],
-        *missing_files(config, where),
-    ]
+    return [*shadowed(config, composer), *check(config, where, known=known)[1]]
 
 
 def shadowed(config: DictConfig, composer: Composer) -> Iterator[Problem]:

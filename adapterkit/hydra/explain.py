@@ -17,6 +17,9 @@ from adapterkit.hydra.problems import Problem
 Where = Callable[[str], str]
 """Override path to where it was set, or to nothing."""
 
+LONG = 120
+"""Characters beyond which choices are told on lines of their own."""
+
 NONE_HINT = "the null value is spelled null"
 
 
@@ -84,11 +87,13 @@ def _bad_value(details: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str
     place = dotted(_steps(schema, details["loc"]))
     if details["type"] == "missing":
         return place, required(place), ""
-    value = details["input"]
+    value, choices = details["input"], ""
     message = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if details["type"] == "literal_error" and len(message) > LONG:
+        message, choices = "no such choice", f"choices of {place}: {', '.join(_expected(details))}"
     if not isinstance(value, dict | list):
         message += f" (got {spelled(value, kind=details['type'].endswith(('_type', '_parsing')))})"
-    return place, message + _hint(details, place), ""
+    return place, message + _hint(details, place), choices
 
 
 def required(place: str) -> str:
@@ -109,7 +114,7 @@ def _hint(details: ErrorDetails, place: str) -> str:
     if value == "None" and "null" not in details["msg"]:
         return f"; {NONE_HINT}"
     if kind == "literal_error" and isinstance(value, str):
-        return did_you_mean(value, re.findall(r"'([^']*)'", details["ctx"]["expected"]))
+        return did_you_mean(value, _expected(details))
     if kind == "string_type" and isinstance(value, int | float):
         return f"; to pass digits as text, quote twice: \"{place}='...'\""
     if isinstance(value, dict) and kind in ("int_type", "float_type"):
@@ -119,6 +124,11 @@ def _hint(details: ErrorDetails, place: str) -> str:
             key = f"{key}.{step}"
         return f"; to write a key with dots: {parent}={{{key}:{value}}}"
     return ""
+
+
+def _expected(details: ErrorDetails) -> list[str]:
+    """The choices that an error of a `Literal` names."""
+    return re.findall(r"'([^']*)'", details["ctx"]["expected"])
 
 
 def _steps(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[Any]:

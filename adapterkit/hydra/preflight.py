@@ -18,11 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from adapterkit.errors import EXIT_CONFIG
 from adapterkit.files import missing_folders
 from adapterkit.hydra.diagnosis import problems_of, shadowed
-from adapterkit.hydra.disk import missing_files
 from adapterkit.hydra.private import Composer, given
 from adapterkit.hydra.problems import Problem, render
 from adapterkit.hydra.sweeps import sweep_problems
-from adapterkit.hydra.validation import nowhere
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,7 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         composer = Composer.running(config)
-        stop_on(
-            [
-                *shadowed(config, composer),
-                *missing_files(config, nowhere),
-                *sweep_problems(config, composer),
-            ]
-        )
+        stop_on([*shadowed(config, composer), *sweep_problems(config, composer)])
         metric = OmegaConf.select(config, "sweep.metric")
         started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric))
 

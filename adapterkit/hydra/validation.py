@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from adapterkit.config.run import RunConfig, run_config
 from adapterkit.errors import ConfigError
+from adapterkit.hydra.disk import absent
 from adapterkit.hydra.explain import NONE_HINT, Where, dotted, explain, required
 from adapterkit.hydra.nodes import MISSING, plain
 from adapterkit.hydra.problems import ConfigProblems, Problem
@@ -57,14 +58,14 @@ def check(
 def check_data(
     data: dict[str, Any], where: Where = nowhere, *, known: Collection[str] = ()
 ) -> tuple[RunConfig | None, list[Problem]]:
-    """The same for plain data, which is changed: what has no value is dropped from it."""
+    """The same for plain data, which is changed: what has no value is dropped from it. Files it names must exist."""
     problems = [Problem(path, required(path), where(path)) for path in _drop_missing(data)]
     classes: dict[str, Any] = {}
     for kind in KINDS:
         classes[kind], problem = _chosen(data, kind, where)
         if problem and kind not in known:
             problems.append(problem)
-    problems += _misspelt_nulls(data, where)
+    problems += [*_misspelt_nulls(data, where), *absent(data, where)]
     schema = run_config(classes["method"], classes["task"])
     try:
         result = schema.model_validate_json(json.dumps(data, default=str), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,15 @@ import torch
 from transformers import TrainingArguments
 
 from adapterkit import optimizers
+from adapterkit.config.choices import LOGGERS
 from adapterkit.config.run import RunConfig, TrainerConfig
 from adapterkit.config.task import TaskConfig, less_is_better
-from adapterkit.errors import ConfigError, did_you_mean
+from adapterkit.errors import ConfigError
 
 OWN = frozenset(
     {"check_steps", "early_stopping_patience", "early_stopping_threshold", "save_total_limit", *optimizers.OPTIONS}
 )
 """Keys that are ours; checkpoints are counted by `adapterkit.train.resume`."""
-
-LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
-"""Loggers that an extra installs, and the module that shows whether it did."""
 
 
 def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tuple[str, ...]) -> TrainingArguments:
@@ -34,7 +33,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tupl
         label_names: inputs of the model that are labels.
 
     Raises:
-        ConfigError: keys contradict each other, a logger is not installed, or the machine cannot do what is asked.
+        ConfigError: a logger is not installed, or the machine cannot do what is asked.
     """
     trainer = config.trainer
     check_loggers(trainer.report_to)
@@ -44,7 +43,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tupl
         "seed": config.seed,
         "full_determinism": config.deterministic,
         "report_to": trainer.report_to or "none",
-        "load_best_model_at_end": keeps_best(trainer),
+        "load_best_model_at_end": trainer.keeps_best,
         "disable_tqdm": not sys.stderr.isatty() if trainer.disable_tqdm is None else trainer.disable_tqdm,
         "dataloader_pin_memory": trainer.dataloader_pin_memory and torch.cuda.is_available() and not trainer.use_cpu,
         "label_names": list(label_names),
@@ -58,27 +57,6 @@ def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tupl
         return TrainingArguments(**options)
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {error}") from error
-
-
-def keeps_best(trainer: TrainerConfig) -> bool:
-    """Whether the run ends with its best checkpoint: not without evaluations or checkpoints to choose from.
-
-    Raises:
-        ConfigError: evaluations and checkpoints do not fall together.
-    """
-    evaluates, saves = trainer.eval_strategy, trainer.save_strategy
-    if trainer.early_stopping_patience is not None and evaluates == "no":
-        raise ConfigError(
-            "trainer.early_stopping_patience needs evaluations: set trainer.eval_strategy to epoch or steps"
-        )
-    if not trainer.load_best_model_at_end or "no" in (evaluates, saves):
-        return False
-    if evaluates != saves:
-        raise ConfigError(
-            "trainer.load_best_model_at_end needs a checkpoint at every evaluation, but trainer.eval_strategy="
-            f"{evaluates} and trainer.save_strategy={saves}; set both alike, or trainer.load_best_model_at_end=false"
-        )
-    return True
 
 
 def _best(trainer: TrainerConfig, task: TaskConfig) -> dict[str, Any]:
@@ -106,14 +84,11 @@ def _checkpointing(trainer: TrainerConfig) -> dict[str, Any]:
     return options
 
 
-def check_loggers(names: list[str]) -> None:
+def check_loggers(names: Sequence[str]) -> None:
     """
     Raises:
-        ConfigError: a logger is not known, or not installed.
+        ConfigError: a logger is not installed.
     """
     for name in names:
-        if name not in LOGGERS:
-            near = did_you_mean(name, LOGGERS)
-            raise ConfigError(f"trainer.report_to: no logger {name!r}{near} Choices: {', '.join(LOGGERS)}")
         if importlib.util.find_spec(LOGGERS[name]) is None:
             raise ConfigError(f"trainer.report_to: {name} is not installed: pip install 'adapterkit[{name}]'")

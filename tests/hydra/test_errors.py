@@ -76,6 +76,73 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["-m", *LORA, "seed=1,2", "sweep.metric=acuracy"],
         ["sweep.metric: seq_cls has no such metric; did you mean 'accuracy'? It measures", "nothing was started"],
     ),
+    "scheduler": (
+        [*LORA, "trainer.lr_scheduler_type=linaer"],
+        ["lr_scheduler_type: ", "did you mean 'linear'?", "cosine"],
+    ),
+    "optimizer": ([*LORA, "trainer.optim=adamw_torhc"], ["trainer.optim: no such choice", "did you mean", "adafactor"]),
+    "metric of the best": (
+        [*LORA, "trainer.metric_for_best_model=acuracy"],
+        ["metric_for_best_model: seq_cls has no such metric; did you mean 'accuracy'?"],
+    ),
+    "logger": ([*LORA, "trainer.report_to=[tensorbord]"], ["trainer.report_to[0]: ", "did you mean 'tensorboard'"]),
+    "logger that is not installed": ([*LORA, "trainer.report_to=[trackio]"], ["pip install 'adapterkit[trackio]'"]),
+    "checkpoints beside evaluations": (
+        [*LORA, "trainer.eval_strategy=steps", "trainer.save_strategy=epoch"],
+        ["trainer: load_best_model_at_end needs a checkpoint at every evaluation", "trainer.save_strategy=epoch"],
+    ),
+    "checkpoints between evaluations": (
+        [*LORA, "trainer.eval_strategy=steps", "trainer.save_strategy=steps", "trainer.eval_steps=3"],
+        ["trainer.save_steps=500 is no multiple of the 3 steps"],
+    ),
+    "plateau without evaluations": (
+        [*LORA, "trainer.lr_scheduler_type=reduce_lr_on_plateau", "trainer.eval_strategy=no"],
+        ["trainer: lr_scheduler_type=reduce_lr_on_plateau needs evaluations"],
+    ),
+    "half a step": ([*LORA, "trainer.logging_steps=1.5"], ["trainer.logging_steps: must be a whole number of steps"]),
+    "two half types": (
+        [*LORA, "trainer.bf16=true", "trainer.fp16=true"],
+        ["trainer: bf16 and fp16 exclude each other"],
+    ),
+    "two quantisations": (
+        [*LORA, "model.load_in_4bit=true", "model.load_in_8bit=true"],
+        ["model: load_in_8bit and load_in_4bit exclude each other"],
+    ),
+    "built-in model": (
+        [*LORA, "model.name_or_path=builtin:brt"],
+        ["model.name_or_path: no such built-in model; did you mean 'bert'?", "builtin:llama"],
+    ),
+    "type of another task": (
+        [*LORA, "method.task_type=CAUSAL_LM"],
+        ["method.task_type: does not go with task=seq_cls", "SEQ_CLS", "got 'CAUSAL_LM'"],
+    ),
+    "run to resume": ([*LORA, "resume=/nope"], ["resume: /nope: no such directory"]),
+    "directory to resume that is no run": ([*LORA, "resume=/"], ["resume: /: not the directory of a run: it has no"]),
+    "regular expression": (
+        [*LORA, "method.target_modules='(['"],
+        ["method.target_modules: not a regular expression: unterminated character set at position 1"],
+    ),
+    "regular expression of a pattern": (
+        [*LORA, "method.rank_pattern={*q:4}"],
+        ["method: rank_pattern: '*q' is not a regular expression: nothing to repeat at position 0"],
+    ),
+    "role of a column": (
+        [*LORA, "data.columns.txt=body"],
+        ["data.columns.txt: seq_cls reads no such column; did you mean 'text'?", "text_pair, label"],
+    ),
+    "large seed": ([*LORA, "seed=4294967296"], ["seed: must be less than 4294967296"]),
+    "no adapter name": ([*LORA, "adapter_name=''"], ["adapter_name: must be letters, digits, _ and -"]),
+    "dot in an adapter name": ([*LORA, "adapter_name=a.b"], ["adapter_name: must be letters, digits, _ and -"]),
+    "slash in an adapter name": ([*LORA, "adapter_name=a/b"], ["adapter_name: must be letters, digits, _ and -"]),
+    "no file of a split": ([*LORA, "data.train=/nowhere.csv"], ["data.train: /nowhere.csv: no such file"]),
+    "scheduler of one trial": (
+        ["-m", *LORA, "trainer.lr_scheduler_type=linear,linaer"],
+        ["1 of 2 trials would fail", "did you mean 'linear'"],
+    ),
+    "data of one trial": (
+        ["-m", *LORA, "data.path=null,/nowhere"],
+        ["1 of 2 trials would fail", "data.path: /nowhere: no such file"],
+    ),
     "nothing to delete": ([*LORA, "~method.rnk"], ["method.rnk"]),
 }
 
@@ -117,8 +184,8 @@ def test_every_problem_is_told_at_once(capsys, tmp_path):
         "model.dtyp=x",
         "seed=-1",
         "data.max_length=(4)",
-        "trainer.optim=a",
-        "trainer.optim=b",
+        "trainer.optim=sgd",
+        "trainer.optim=adagrad",
     ]
     words = ["6 problems", "lroa", "seqcls", "model.dtyp", "seed: must be greater", "data.max_length", "given 2 times"]
     assert_one_screen(command(capsys, *argv), words, tmp_path)
