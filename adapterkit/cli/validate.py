@@ -65,7 +65,7 @@ def checked(config: DictConfig, composer: Composer) -> RunConfig:
 def _validate_sweep(config: DictConfig, composer: Composer) -> None:
     problems = list(shadowed(config, composer))
     verdict = judge(config, composer)
-    if problems or verdict.failing:
-        raise ConfigProblems([*problems, *([Problem("", str(verdict))] if verdict.failing else [])])
+    if problems or verdict.refused:
+        raise ConfigProblems([*problems, *([Problem("", str(verdict))] if verdict.refused else [])])
     of = "" if verdict.checked == verdict.total else f" ({verdict.checked} of them looked at)"
     print(f"ok: {verdict.total} trials{of}")

@@ -8,10 +8,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import hydra
 from hydra.errors import CompactHydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from adapterkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIALS, ConfigError
 from adapterkit.files import remove_empty
@@ -19,13 +22,14 @@ from adapterkit.hydra.arguments import Arguments, completion_line, parse
 from adapterkit.hydra.diagnosis import compact, composer_for, diagnose
 from adapterkit.hydra.places import conf_dir
 from adapterkit.hydra.preflight import Preflight, new_folders, started_sweep
-from adapterkit.hydra.private import allowing, version_options
+from adapterkit.hydra.private import allowing, not_yaml, version_options
 from adapterkit.hydra.problems import ConfigProblems, Problem
 from adapterkit.hydra.source import install
 from adapterkit.hydra.sweeps import settled
 from adapterkit.hydra.task import RunFailed, describe, execute, exit_code
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+PREFLIGHT = f"{Preflight.__module__}.{Preflight.__qualname__}"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -55,13 +59,32 @@ def _run(argv: Sequence[str]) -> int:
             raise ConfigProblems(problems)
     gc.enable()
     try:
-        return _call_hydra(settled(arguments, composer_for(arguments)))
+        return _call_hydra(_checked_first(settled(arguments, composer_for(arguments))))
     except RunFailed as failed:
-        remove_empty(new_folders.get())
+        _tidy(new_folders.get(), failed.error)
         raise failed.error from None
     except (CompactHydraException, OmegaConfBaseException, ConfigError) as error:
         problems = diagnose(arguments) or [Problem("", compact(error))]
         raise ConfigProblems(problems) from error
+    except YAMLError as error:
+        raise ConfigError(not_yaml(error)) from error
+
+
+def _checked_first(arguments: Arguments) -> Arguments:
+    """The same with `Preflight` spelled out, where it is another primary config than ours, which names it."""
+    if not (arguments.runs and arguments.own_primary):
+        return arguments
+    check = f"++hydra.callbacks.adapterkit_preflight._target_={PREFLIGHT}"
+    return replace(arguments, overrides=[*arguments.overrides, check])
+
+
+def _tidy(folders: Sequence[Path], error: Exception) -> None:
+    """Remove what Hydra made for a run that wrote nothing; of a run that could not be begun, its log, too."""
+    if isinstance(error, ConfigError) and folders and folders[0].is_dir():
+        there = list(folders[0].iterdir())
+        if [path.suffix for path in there] == [".log"]:
+            there[0].unlink()
+    remove_empty(folders)
 
 
 def _completion(argv: Sequence[str]) -> Arguments:
@@ -71,8 +94,7 @@ def _completion(argv: Sequence[str]) -> Arguments:
 
 def _call_hydra(arguments: Arguments) -> int:
     app = hydra.main(**version_options(), config_path=str(conf_dir()), config_name="config")(execute)
-    target = f"{Preflight.__module__}.{Preflight.__qualname__}"
-    with _process_state([sys.argv[0], *arguments.argv]), allowing(target):
+    with _process_state([sys.argv[0], *arguments.argv]), allowing(PREFLIGHT):
         try:
             app()
         except RunFailed:

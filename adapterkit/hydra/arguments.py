@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
 from adapterkit.hydra.problems import Problem
@@ -58,9 +58,13 @@ class Arguments:
     def is_plain_run(self) -> bool:
         """Whether this can be nothing but one run: no flags but for presets, and no file that might ask for a sweep."""
         flags = {flag.partition("=")[0] for flag in self.flags if flag.startswith("-")}
-        own_primary = "config_dir" in self.values and Path(self.values["config_dir"], "config.yaml").exists()
         for_hydra = any(override.startswith(("experiment=", "hydra.", "hydra/")) for override in self.overrides)
-        return flags <= {"--config-dir", "-cd"} and not own_primary and not for_hydra
+        return flags <= {"--config-dir", "-cd"} and not for_hydra
+
+    @property
+    def own_primary(self) -> bool:
+        """Whether another primary config than ``conf/config.yaml`` may be meant."""
+        return bool({"config_path", "config_name"} & self.values.keys())
 
     @property
     def runs(self) -> bool:
@@ -105,10 +109,18 @@ def _split(argv: Sequence[str]) -> Arguments:
             if not equals:
                 value = rest.pop(0)
                 found.flags.append(value)
+            if VALUE_FLAGS[name] == "config_path":
+                value = _from_here(value)
+                found.flags[-1] = f"{name}={value}" if equals else value
             found.values[VALUE_FLAGS[name]] = value
         elif token in ("--info", "-i") and rest and rest[0] in INFO:
             found.flags.append(rest.pop(0))
     return found
+
+
+def _from_here(path: str) -> str:
+    """A path as seen from the current directory; Hydra would look from that of its caller's module."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _parse_one(raw: str, problems: list[Problem]) -> Override | None:
@@ -156,9 +168,33 @@ def is_choice(override: Override) -> bool:
 
 
 def _misused_group(override: Override) -> list[Problem]:
-    if not is_choice(override) or override.is_sweep_override():
+    group = override.key_or_group
+    if not (group in GROUPS or "/" in group or not group):
         return []
-    group, value = override.key_or_group, override.value()
+    if override.is_delete():
+        named = override.value() in (None, "") or isinstance(override.value(), str)
+        return [] if named else [Problem(group, f"takes a name, not {override.value()}, if any: ~{group}")]
+    if not group:
+        return [Problem("", f"cannot read {str(override.input_line)!r}: expected group@package=name")]
+    values = _values(override)
+    unnamed = next((value for value in values if not isinstance(value, str | QuotedString | list | dict)), "")
+    if unnamed != "":
+        shown = "null" if unnamed is None else str(unnamed)
+        return [Problem(group, f"takes a name, not {shown}; for none, leave it out; to drop a file's: ~{group}")]
+    return [] if override.is_sweep_override() or not is_choice(override) else _not_one_name(group, values[0])
+
+
+def _values(override: Override) -> list[Any]:
+    """The values of an override that are written out."""
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return list(value.list)
+    if isinstance(value, RangeSweep | IntervalSweep):
+        return [value.start]
+    return [] if override.is_sweep_override() else [value]
+
+
+def _not_one_name(group: str, value: Any) -> list[Problem]:
     if isinstance(value, dict):
         return [Problem(group, f"takes the name of a preset; set its keys one by one: {group}.{_first(value)}=...")]
     if isinstance(value, list) and group in KINDS:

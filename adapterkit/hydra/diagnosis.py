@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, MissingConfigException
@@ -21,6 +22,9 @@ from adapterkit.hydra.source import install
 from adapterkit.hydra.validation import check
 from adapterkit.registry import KINDS
 
+PRIMARY = "config"
+"""Name of our primary config."""
+
 EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Launchers of Hydra to the extras of this package that install them."""
 
@@ -29,13 +33,30 @@ def composer_for(arguments: Arguments) -> Composer:
     """A composer over everything that a command line can name.
 
     Raises:
-        ConfigError: ``--config-dir`` is no directory.
+        ConfigError: a flag names no directory, or one whose ``config.yaml`` ours would hide.
     """
     install()
     values = arguments.values
-    if not os.path.isdir(values.get("config_dir", ".")):
-        raise ConfigError(f"--config-dir {values['config_dir']}: no such directory (from {os.getcwd()})")
-    return Composer.create(conf_dir(), values.get("config_dir"), values.get("config_name"))
+    for flag in ("config_dir", "config_path"):
+        if "://" not in values.get(flag, "://") and not os.path.isdir(values[flag]):
+            seen = "" if os.path.isabs(values[flag]) else f" (from {os.getcwd()})"
+            raise ConfigError(f"--{flag.replace('_', '-')} {values[flag]}: no such directory{seen}")
+    own = Path(values.get("config_dir", ""), f"{PRIMARY}.yaml")
+    if "config_dir" in values and not _chooses_another(values) and own.is_file():
+        raise ConfigError(
+            f"{own} would be hidden by adapterkit's own {own.name}. To run it:\n"
+            f"    --config-path {own.parent} --config-name {PRIMARY}\n"
+            f"  To use it beside adapterkit's presets, rename it:\n"
+            f"    --config-dir {own.parent} --config-name <new name>"
+        )
+    return Composer.create(
+        values.get("config_path", str(conf_dir())), values.get("config_dir"), values.get("config_name")
+    )
+
+
+def _chooses_another(values: Mapping[str, str]) -> bool:
+    """Whether flags choose a primary config by another name, or from another directory, than ours."""
+    return "config_path" in values or values.get("config_name", PRIMARY).removesuffix(".yaml") != PRIMARY
 
 
 def diagnose(arguments: Arguments) -> list[Problem]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
 import hydra.utils
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
@@ -25,8 +26,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from adapterkit.errors import BrokenPluginError
+from adapterkit.errors import BrokenPluginError, ConfigError
 
 
 def version_options() -> dict[str, str]:
@@ -69,6 +71,32 @@ class LoadedFile:
     path: Path
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors that are not Hydra's own, which it lets through as they are, as errors of the configuration.
+
+    Raises:
+        ConfigError: a file is not YAML, or Hydra cannot take a value.
+    """
+    try:
+        yield
+    except yaml.YAMLError as error:
+        raise ConfigError(not_yaml(error)) from error
+    except (ConfigError, OmegaConfBaseException):
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def not_yaml(error: yaml.YAMLError) -> str:
+    """File, line and what is wrong there, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"not YAML: {error}"
+    words = [getattr(error, name) for name in ("problem", "context")]
+    return f"{mark.name}:{mark.line + 1}: not YAML: {', '.join(word for word in words if word)}"
+
+
 class Composer:
     """Composition without running: what `hydra.main` does before it starts a job."""
 
@@ -77,9 +105,9 @@ class Composer:
         self._config_name = config_name
 
     @classmethod
-    def create(cls, directory: Path, config_dir: str | None = None, config_name: str | None = None) -> Composer:
+    def create(cls, directory: str, config_dir: str | None = None, config_name: str | None = None) -> Composer:
         """A composer over ``directory``, installed plugins, and the user's own ``config_dir``."""
-        search_path = create_config_search_path(str(directory))
+        search_path = create_config_search_path(directory)
         if config_dir is not None:
             search_path.prepend(
                 provider="command-line",
@@ -98,13 +126,18 @@ class Composer:
     def compose(self, overrides: Sequence[str], *, sweep: bool = False) -> DictConfig:
         """The whole config, Hydra's own part included, which ``${hydra:...}`` can ask from then on."""
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
-        config = self._loader.load_configuration(self._config_name, list(overrides), run_mode=mode)
+        with _told():
+            config = self._loader.load_configuration(self._config_name, list(overrides), run_mode=mode)
         if not GlobalHydra.instance().is_initialized():
             HydraConfig.instance().set_config(config)
         return config
 
     def compose_ours(self, overrides: Sequence[str]) -> DictConfig:
         """The config without Hydra's own part, for which nothing may ask then: less than half the time."""
+        with _told():
+            return self._composed(overrides)
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
         loader = cast(ConfigLoaderImpl, self._loader)
         parsed, repository = loader._parse_overrides_and_create_caching_repo(self._config_name, list(overrides))
         found = create_defaults_list(
@@ -121,7 +154,8 @@ class Composer:
 
     def compose_trial(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """The whole config of one trial of the sweep that ``master`` describes."""
-        return self._loader.load_sweep_config(master, list(overrides))
+        with _told():
+            return self._loader.load_sweep_config(master, list(overrides))
 
     def options(self, group: str) -> list[str]:
         """The names that may be chosen for ``group``; nothing is imported."""

@@ -35,7 +35,7 @@ Axes = dict[str, list[str]]
 def sweep_problems(master: DictConfig, composer: Composer) -> list[Problem]:
     """Nothing, or one problem that tells of all trials that would fail."""
     verdict = judge(master, composer)
-    return [Problem("", str(verdict))] if verdict.failing else []
+    return [Problem("", str(verdict))] if verdict.refused else []
 
 
 def judge(master: DictConfig, composer: Composer) -> Verdict:
@@ -46,7 +46,9 @@ def judge(master: DictConfig, composer: Composer) -> Verdict:
     free = {key: values for key, values in axes.items() if key not in groups and len(values) > 1}
     shapes = math.prod(len(values) for values in groups.values())
     per_shape = math.prod(len(values) for values in free.values())
-    verdict = Verdict(shapes * per_shape)
+    verdict = Verdict(shapes * per_shape, empty=[key.lstrip("+") for key, values in axes.items() if not values])
+    if verdict.empty:
+        return verdict
     several = {key for key, values in groups.items() if len(values) > 1}
     for shape in grid(groups):
         shown = [choice for key, choice in zip(groups, shape, strict=True) if key in several]

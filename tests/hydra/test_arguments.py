@@ -71,9 +71,7 @@ def test_a_plain_run_is_one_that_no_file_or_flag_can_turn_into_a_sweep(tmp_path)
     presets = [*plain, "--config-dir", str(tmp_path)]
     assert parse(plain).is_plain_run
     assert parse(presets).is_plain_run
-    (tmp_path / "config.yaml").write_text("hydra: {mode: MULTIRUN}")
-    assert not parse(presets).is_plain_run
-    for more in ("-m", "experiment=x", "hydra.mode=MULTIRUN", "hydra/launcher=joblib"):
+    for more in ("-m", "--config-name=x", "experiment=x", "hydra.mode=MULTIRUN", "hydra/launcher=joblib"):
         assert not parse([*plain, more]).is_plain_run
 
 

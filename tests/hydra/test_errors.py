@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,15 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["-m", *LORA, "data.path=null,/nowhere"],
         ["1 of 2 trials would fail", "data.path: /nowhere: no such file"],
     ),
+    "null for a preset": ([*LORA, "data=null"], ["data: takes a name, not null", "~data"]),
+    "null for a method": (["+method=null", "task=seq_cls"], ["method: takes a name, not null"]),
+    "null for an experiment": ([*LORA, "experiment=null"], ["experiment: takes a name, not null"]),
+    "null for a launcher": ([*LORA, "hydra/launcher=null"], ["hydra/launcher: takes a name, not null"]),
+    "null among presets": (["-m", *LORA, "data=sample,null"], ["data: takes a name, not null"]),
+    "package without a group": ([*LORA, "@x=1"], ["cannot read '@x=1': expected group@package=name"]),
+    "deleted by a number": ([*LORA, "~data=1"], ["data: takes a name, not 1, if any: ~data"]),
+    "config path": (["--config-path", "nowhere", "-cn", "x"], ["--config-path ", "/nowhere: no such directory"]),
+    "sweep of nothing": (["-m", *LORA, "method.r=range(6,2)"], ["method.r: no value to try"]),
     "nothing to delete": ([*LORA, "~method.rnk"], ["method.rnk"]),
 }
 
@@ -217,6 +227,25 @@ def test_a_preset_without_defaults_is_told_what_it_lacks(capsys, tmp_path):
     assert "begin the preset with 'defaults: [<method>, _self_]'" in told.err
 
 
+@pytest.mark.parametrize("argv", [[], ["validate"], ["-m", "seed=0,1"], ["validate", "-m", "seed=0,1"]])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("path: a\npath: b\n", ":2: not YAML: found duplicate key path"),
+        ("columns: {text: a\n", ":2: not YAML: expected"),
+    ],
+)
+def test_a_file_that_is_not_yaml_is_told_with_its_line(argv, text, told, capsys, tmp_path):
+    preset = tmp_path / "mine" / "data" / "broken.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text(text)
+    verb = [word for word in argv if word == "validate"]
+    result = command(capsys, *verb, "--config-dir", str(tmp_path / "mine"), *LORA, "data=broken", *argv[len(verb) :])
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"adapterkit: {preset}{told}"), result.err
+    assert len(result.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("argv", [[], ["-m", "method.r=4,8"]])
 def test_a_preset_that_hides_an_installed_method_is_refused(argv, capsys, tmp_path):
     preset = tmp_path / "mine" / "method" / "lora.yaml"
@@ -226,6 +255,28 @@ def test_a_preset_that_hides_an_installed_method_is_refused(argv, capsys, tmp_pa
     assert told.code == 2
     assert f"{preset} has the name of an installed method" in told.err
     assert "lora_mine" in told.err
+
+
+@pytest.mark.parametrize("verb", [[], ["validate"]])
+def test_a_primary_config_that_ours_would_hide_is_refused(verb, capsys, tmp_path):
+    own = tmp_path / "mine" / "config.yaml"
+    own.parent.mkdir()
+    own.write_text("seed: 3\n")
+    told = command(capsys, *verb, "--config-dir", "mine", *LORA)
+    assert told.code == 2
+    assert "mine/config.yaml would be hidden by adapterkit's own config.yaml" in told.err
+    own.rename(own.with_name("other.yaml"))
+    assert command(capsys, "validate", "--config-dir", "mine", *LORA).code == 0
+
+
+def test_a_run_that_could_not_be_begun_leaves_no_log(capsys, monkeypatch, tmp_path):
+    def fail(config):
+        logging.getLogger("elsewhere").warning("a line for run.log")
+        raise DataError("no column 'x'")
+
+    stand_in(monkeypatch, fail)
+    assert command(capsys, *LORA).code == 2
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -184,3 +184,37 @@ def test_one_trial_after_another_can_be_run_in_one_process(capsys, tmp_path, mon
         assert command(capsys, *LORA).code == 0
     assert len(set(training.directories)) == 2
     assert all(directory.is_relative_to(tmp_path / "outputs") for directory in training.directories)
+
+
+@pytest.fixture
+def rerunnable(capsys) -> Path:
+    """The directory of a run's own ``config.yaml``, whole and without a defaults list."""
+    content = command(capsys, "--cfg", "job", *LORA).out
+    Path("run").mkdir()
+    Path("run", "config.yaml").write_text(content)
+    Path("run", "again.yaml").write_text(content)
+    return Path("run")
+
+
+FLAGS = (["-cp", "run", "-cn", "config"], ["--config-path=run", "--config-name=config"], ["-cd", "run", "-cn", "again"])
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_a_sweep_over_the_config_of_a_run_is_checked_whole(flags, rerunnable, capsys, tmp_path, monkeypatch):
+    if "-cd" in flags:
+        (rerunnable / "config.yaml").unlink()
+    training = stand_in(monkeypatch)
+    for verb in ([], ["validate"]):
+        result = command(capsys, *verb, "-m", *flags, "method.r=4,x")
+        assert result.code == 2
+        assert "1 of 2 trials would fail; nothing was started" in result.err
+    assert not training.configs
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_sweep_over_the_config_of_a_run_is_reported(rerunnable, capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch)
+    assert command(capsys, "validate", *FLAGS[0]).out == "ok: method lora, task seq_cls\n"
+    assert command(capsys, "-m", *FLAGS[0], "method.r=4,8").code == 0
+    assert [config.method.r for config in training.configs] == [4, 8]
+    assert (only_sweep(tmp_path) / "sweep.json").is_file()
