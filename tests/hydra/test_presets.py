@@ -32,6 +32,20 @@ def test_a_preset_composes_and_validates(preset):
     assert config is not None
 
 
+@pytest.mark.parametrize("r", [None, 32])
+def test_variants_are_compared_at_the_same_rank(r):
+    experiment = yaml.safe_load((conf_dir() / "experiment" / "compare_lora_variants.yaml").read_text(encoding="utf-8"))
+    methods = experiment["hydra"]["sweeper"]["params"]["method"].split(",")
+    given = [] if r is None else [f"method.r={r}"]
+    found = set()
+    for method in methods:
+        arguments = parse(["experiment=compare_lora_variants", f"method={method}", *given])
+        config, _ = check(composer_for(arguments).compose(arguments.overrides))
+        assert config is not None
+        found.add((config.method.r, config.method.lora_alpha))
+    assert found == {(r or 8, 8)}
+
+
 @pytest.mark.parametrize("preset", OURS, ids=lambda preset: preset.choice)
 def test_a_preset_explains_itself(preset):
     text = preset.path.read_text(encoding="utf-8")
