@@ -19,6 +19,15 @@ VERBS = {
 }
 """Verb to the function that does it, called with the rest of the line, and what it does."""
 
+USAGE = {
+    "list": "list [methods|tasks|models|presets|plugins]",
+    "show": "show method <name> | show task <name> | show <section> | show <group> <preset>",
+    "validate": "validate [-m] [--config-dir DIR] [--config-path DIR] [--config-name NAME] +method=<name> task=<name> "
+    "[key=value ...]",
+    "plugins": "plugins [list]",
+}
+"""How the verbs are called that take no flags of their own."""
+
 HELP: tuple[list[str], ...] = (["help"], ["--help"], ["-h"], [])
 
 
@@ -64,12 +73,17 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _do(verb: str, arguments: list[str]) -> int:
+    if verb in USAGE and {"--help", "-h"} & set(arguments):
+        print(f"usage: python -m adapterkit {USAGE[verb]}\n\n{VERBS[verb][1]}")
+        return EXIT_OK
     from adapterkit.registry import resolve
 
     try:
         return int(resolve(VERBS[verb][0])(arguments))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except SystemExit as leaving:  # of argparse
+        return leaving.code if isinstance(leaving.code, int) else EXIT_OK
     except AdapterkitError as error:
         sys.stderr.write(f"adapterkit: {error}\n")
         return error.exit_code

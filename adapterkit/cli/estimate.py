@@ -14,12 +14,16 @@ from pydantic import ValidationError
 
 from adapterkit.cli.listing import columns
 from adapterkit.config.run import TrainerConfig
-from adapterkit.errors import EXIT_OK, ConfigError
+from adapterkit.errors import EXIT_OK, ConfigError, did_you_mean
 from adapterkit.registry import tasks
 
 if TYPE_CHECKING:
     from adapterkit.config.base import PeftConfig
     from adapterkit.model import PeftModel
+
+PRESETS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+FLAGS = ("--json", "--config", "--model", "--task", "--help", "-h", *PRESETS)
+"""Flags of ``estimate``; those that say where presets are go with overrides."""
 
 ADAMW_BYTES = 12
 """Bytes for a trainable parameter during training: a gradient and AdamW's two moments, in float32."""
@@ -58,12 +62,19 @@ class Estimate:
 
 def estimate(arguments: Sequence[str]) -> int:
     """``estimate +method=lora task=seq_cls ...``, or ``estimate --config adapter_config.json --model config.json``."""
-    parser = argparse.ArgumentParser("adapterkit estimate", description="Targets and exact parameter counts.")
+    parser = argparse.ArgumentParser(
+        "adapterkit estimate",
+        usage="%(prog)s [--json] +method=<name> task=<name> [key=value ...]\n"
+        "       %(prog)s [--json] --config FILE --model FILE [--task NAME] [trainer.key=value ...]",
+        description="Targets and exact parameter counts.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a PEFT adapter_config.json, instead of overrides")
     parser.add_argument("--model", type=Path, metavar="FILE", help="the config.json of a transformers model")
     parser.add_argument("--task", metavar="NAME", help="the task, where the adapter's config has none (causal_lm)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options, overrides = parser.parse_known_args(arguments)
+    _refuse_unknown(overrides)
     if (options.config is None) != (options.model is None):
         raise ConfigError("estimate takes --config and --model together, or overrides")
     if options.config is None:
@@ -73,6 +84,17 @@ def estimate(arguments: Sequence[str]) -> int:
         found = count(_read(options.config), _read(options.model), task=options.task, trainer=trainer)
     print(json.dumps(asdict(found), indent=2) if options.json else text(found))
     return EXIT_OK
+
+
+def _refuse_unknown(words: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: a word is a flag that ``estimate`` does not take.
+    """
+    shown = ", ".join(flag for flag in FLAGS if flag.startswith("--"))
+    for name in (word.partition("=")[0] for word in words if word.startswith("-")):
+        if name not in FLAGS:
+            raise ConfigError(f"estimate has no flag {name!r}{did_you_mean(name, FLAGS)}\n  flags: {shown}")
 
 
 def _trainer(overrides: Sequence[str]) -> TrainerConfig:

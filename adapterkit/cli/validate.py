@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import EXIT_OK, ConfigError
-from adapterkit.hydra.arguments import Arguments, parse
+from adapterkit.hydra.arguments import COMPOSING, Arguments, parse, unknown_flags
 from adapterkit.hydra.diagnosis import compact, composer_for, diagnose, problems_of, shadowed
 from adapterkit.hydra.private import Composer, given
 from adapterkit.hydra.problems import ConfigProblems, Problem
@@ -24,7 +24,7 @@ def validate(arguments: Sequence[str]) -> int:
     Raises:
         ConfigProblems: all that is wrong.
     """
-    parsed = parse(arguments)
+    parsed = taken(parse(arguments), COMPOSING)
     composer = composer_for(parsed)
     parsed = settled(parsed, composer)
     config = composed(parsed, composer)
@@ -34,6 +34,18 @@ def validate(arguments: Sequence[str]) -> int:
         run = checked(config, composer)
         print(f"ok: method {run.method.peft_type.lower()}, task {run.task.name}")
     return EXIT_OK
+
+
+def taken(arguments: Arguments, flags: Sequence[str]) -> Arguments:
+    """The same command line, where it has none but the ``flags`` that a verb takes.
+
+    Raises:
+        ConfigProblems: it has others.
+    """
+    problems = unknown_flags(arguments.flags, flags)
+    if problems:
+        raise ConfigProblems(problems)
+    return arguments
 
 
 def composed(arguments: Arguments, composer: Composer) -> DictConfig:

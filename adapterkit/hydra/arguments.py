@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from adapterkit.errors import did_you_mean
 from adapterkit.hydra.problems import Problem
 from adapterkit.hydra.source import GROUPS
 from adapterkit.registry import KINDS
@@ -32,6 +33,12 @@ INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 SHOWING = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc")
 """Flags that show something instead of running it."""
+
+COMPOSING = ("--multirun", "-m", *(flag for flag, name in VALUE_FLAGS.items() if name.startswith("config_")))
+"""Flags that have a part in what is composed."""
+
+FLAGS = tuple(dict.fromkeys((*COMPOSING, *VALUE_FLAGS, *SHOWING, "--run", "-r", "--resolve", "--version")))
+"""Every flag of Hydra."""
 
 SPECIAL = re.compile(r"[()#^=\"\s]")
 """Characters that Hydra's grammar does not take in an unquoted value."""
@@ -86,6 +93,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     """
     arguments = _split(argv)
     parsed = [parsed for raw in arguments.overrides if (parsed := _parse_one(raw, arguments.problems)) is not None]
+    arguments.problems += unknown_flags(arguments.flags)
     arguments.problems += [*_repeated(parsed), *(p for override in parsed for p in _misused_group(override))]
     kept = {_place(override): override for override in parsed if not _misused_group(override)}
     arguments.overrides = [_rewritten(override) for override in kept.values()]
@@ -121,6 +129,17 @@ def _split(argv: Sequence[str]) -> Arguments:
 def _from_here(path: str) -> str:
     """A path as seen from the current directory; Hydra would look from that of its caller's module."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def unknown_flags(flags: Sequence[str], known: Sequence[str] = FLAGS) -> list[Problem]:
+    """What is said of flags that there are not."""
+    names = (flag.partition("=")[0] for flag in flags if flag.startswith("-"))
+    choices = f"flags: {', '.join(flag for flag in known if flag.startswith('--'))}"
+    return [
+        Problem("", f"no flag {name!r}{did_you_mean(name, known)}", choices=choices)
+        for name in names
+        if name not in known
+    ]
 
 
 def _parse_one(raw: str, problems: list[Problem]) -> Override | None:

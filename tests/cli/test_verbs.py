@@ -51,6 +51,38 @@ def test_every_verb_has_a_function_of_its_own(verb):
     assert callable(resolve(VERBS[verb][0]))
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, flag, capsys):
+    told = command(capsys, verb, flag)
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith("usage: ")
+    assert f"adapterkit {verb}" in told.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["validate", "--bogus", *LORA], ["no flag '--bogus'", "--config-dir"]),
+        (["validate", "--mutlirun", *LORA], ["no flag '--mutlirun'; did you mean '--multirun'?"]),
+        (["validate", "--cfg", "job", *LORA], ["no flag '--cfg'"]),
+        (["--mutlirun", *LORA, "seed=0"], ["no flag '--mutlirun'; did you mean '--multirun'?"]),
+        (["--multi", *LORA], ["no flag '--multi'; did you mean '--multirun'?"]),
+        (["estimate", "--jsn", *LORA], ["estimate has no flag '--jsn'; did you mean '--json'?"]),
+        (["estimate", "-m", *LORA], ["estimate has no flag '-m'"]),
+        (["list", "--bogus"], ["no list of '--bogus'"]),
+        (["plugins", "--bogus"], ["plugins takes no '--bogus'"]),
+        (["show", "--bogus"], ["no section '--bogus'"]),
+    ],
+)
+def test_a_flag_that_there_is_not_is_refused(argv, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = command(capsys, *argv)
+    assert (told.code, told.out) == (2, "")
+    assert all(word in told.err for word in words), told.err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_lists_have_every_plugin(kind, capsys):
     told = command(capsys, "list", f"{kind}s")
