@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
             raise
         sys.stderr.write(f"adapterkit: {describe(error)}\n")
         code = exit_code(error)
-    failed = _report_sweep()
+    failed = _report_sweep(argv)
     return code or failed
 
 
@@ -129,11 +129,12 @@ def _process_state(argv: list[str]) -> Iterator[None]:
         root.setLevel(level)
 
 
-def _report_sweep() -> int:
+def _report_sweep(argv: Sequence[str]) -> int:
     """Print and write the report of the sweep that was started, if any; whether any trial failed, as an exit code."""
     sweep = started_sweep.get()
     if sweep is None or not sweep.directory.is_dir():
         return EXIT_OK
     from adapterkit.sweep.report import report
 
-    return EXIT_TRIALS if report(sweep.directory, metric=sweep.metric) else EXIT_OK
+    flags = parse(argv).sources
+    return EXIT_TRIALS if report(sweep.directory, metric=sweep.metric, flags=flags) else EXIT_OK

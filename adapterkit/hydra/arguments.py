@@ -74,6 +74,12 @@ class Arguments:
         return bool({"config_path", "config_name"} & self.values.keys())
 
     @property
+    def sources(self) -> list[str]:
+        """The flags that say where configs lie, which go with any other overrides."""
+        kept = ((name, value) for name, value in self.values.items() if name.startswith("config_"))
+        return [f"--{name.replace('_', '-')}={value}" for name, value in kept]
+
+    @property
     def runs(self) -> bool:
         """Whether this starts something, rather than showing it."""
         return not {*SHOWING} & {flag.partition("=")[0] for flag in self.flags}

@@ -25,7 +25,7 @@ METRICS = 4
 """So many metrics have a column."""
 
 
-def show(found: Report, written: Sequence[Path]) -> None:
+def show(found: Report, written: Sequence[Path], flags: Sequence[str] = ()) -> None:
     """Print the table of trials, the best one, the failures and the files."""
     terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, width=None if terminal else WIDTH, highlight=False, soft_wrap=not terminal)
@@ -37,7 +37,7 @@ def show(found: Report, written: Sequence[Path]) -> None:
         )
         console.print(escape(f"  ranked by {found.metric}; measured: {there}"))
     if found.best is not None:
-        console.print(f"best: trial {found.best.number}: {escape(command(found.best))}")
+        console.print(f"best: trial {found.best.number}: {escape(command(found.best, flags))}")
     for trial in found.failed:
         error = str(trial.summary.get("error", "it did not come to its end")).strip().splitlines()
         console.print(f"trial {trial.number} {trial.status}: {escape(error[0] if error else '')}")
@@ -80,9 +80,9 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else ""
 
 
-def command(trial: Trial) -> str:
-    """The command line that runs a trial again on its own."""
-    words = [quoted(override.lstrip("+")) for override in trial.overrides]
+def command(trial: Trial, flags: Sequence[str] = ()) -> str:
+    """The command line that runs a trial again on its own, with ``flags`` that say where its configs lie."""
+    words = [quoted(word) for word in (*flags, *(override.lstrip("+") for override in trial.overrides))]
     mode = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in words) else []
     return " ".join(["python -m adapterkit", *words, *mode])
 

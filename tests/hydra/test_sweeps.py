@@ -215,6 +215,10 @@ def test_a_sweep_over_the_config_of_a_run_is_checked_whole(flags, rerunnable, ca
 def test_a_sweep_over_the_config_of_a_run_is_reported(rerunnable, capsys, tmp_path, monkeypatch):
     training = stand_in(monkeypatch)
     assert command(capsys, "validate", *FLAGS[0]).out == "ok: method lora, task seq_cls\n"
-    assert command(capsys, "-m", *FLAGS[0], "method.r=4,8").code == 0
-    assert [config.method.r for config in training.configs] == [4, 8]
+    told = command(capsys, "-m", *FLAGS[0], "method.r=4,8")
+    assert told.code == 0
+    again = f"python -m adapterkit --config-path={tmp_path / 'run'} --config-name=config method.r=4"
+    assert f"best: trial 0: {again}\n" in told.out
+    assert command(capsys, *again.split()[3:]).code == 0
+    assert [config.method.r for config in training.configs] == [4, 8, 4]
     assert (only_sweep(tmp_path) / "sweep.json").is_file()

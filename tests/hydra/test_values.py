@@ -63,8 +63,8 @@ def test_a_value_arrives_as_it_was_meant(override, path, value):
 def test_any_value_arrives(rank, rate, name):
     if name in ("null", "true", "false", "nan", "inf"):
         return
-    run = composed(f"method.r={rank}", f"trainer.learning_rate={rate!r}", f"model.name_or_path={name}")
-    assert (run.method.r, run.trainer.learning_rate, run.model.name_or_path) == (rank, rate, name)
+    run = composed(f"method.r={rank}", f"trainer.learning_rate={rate!r}", f"model.revision={name}")
+    assert (run.method.r, run.trainer.learning_rate, run.model.revision) == (rank, rate, name)
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
