@@ -49,6 +49,8 @@ from adapterkit.registry import methods
         ({"target_modules": 5}, "target_modules"),
         ({"target_modules": [5]}, "target_modules"),
         ({"target_modules": "None"}, "the null value is spelled null"),
+        ({"target_modules": "*proj"}, "not a regular expression: nothing to repeat"),
+        ({"rank_pattern": {"*q": 4}}, "rank_pattern: .\\*q. is not a regular expression: nothing to repeat"),
         ({"modules_to_save": "classifier"}, "should be a valid list"),
         ({"rank_pattern": {"q": "2"}}, "rank_pattern.q"),
         ({"rank_pattern": {"q": 0}}, "rank_pattern.q"),
