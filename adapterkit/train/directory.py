@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, final
 
@@ -21,7 +22,7 @@ from typing_extensions import override
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.files import missing_folders, remove_empty, write_text
-from adapterkit.train import fingerprints, layout
+from adapterkit.train import fingerprints, layout, resume
 
 logger = logging.getLogger("adapterkit")
 
@@ -29,6 +30,8 @@ logger = logging.getLogger("adapterkit")
 @final
 class RunDirectory:
     """Writes config, manifest, metrics and summary. Processes other than the first of a distributed run write nothing.
+
+    A directory that holds a run already stays as it is until this one is about to train: see `take`.
 
     Args:
         path: the directory; made if need be.
@@ -52,68 +55,129 @@ class RunDirectory:
         }
         self.summary: dict[str, Any] = {"status": "running"}
         self._config = config
+        self._resumed = self._begun = self._taken = False
         self._made: list[Path] = []
+        self._before: set[str] = set()
+        self._log = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize, flushOnClose=False)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Begin with status *running* and end with *ok*, *failed* or *interrupted*, whatever happens inside."""
-        before = layout.read_manifest(self.path)
-        if before:
+    def recording(self, *, resumed: bool = False) -> Iterator[None]:
+        """Begin with status *running* and end with *ok*, *failed* or *interrupted*, whatever happens inside.
+
+        Args:
+            resumed: whether the run that is in the directory goes on.
+
+        Raises:
+            ConfigError: another process is at a run in the directory.
+        """
+        self._refuse_live()
+        self._resumed = resumed
+        if resumed:
+            before = layout.read_manifest(self.path)
             self.manifest["resumed"] = [*before.get("resumed", []), before.get("started")]
-        self._begin()
-        handler = self._log_handler()
+        self._before = _filled(self.path)
+        if not resume.is_used(self.path):
+            self._begin()
         try:
-            with _the_log(handler):
+            with _the_log(self._log):
                 yield
                 self._end("ok", None)
-        except KeyboardInterrupt:
-            self._end("interrupted", "interrupted")
-            raise
+                if not self._begun:
+                    logger.info(
+                        "%s holds a run already, which stays as it is: nothing of this one is written", self.path
+                    )
         except BaseException as error:
-            # Into the file alone: whoever catches the error says on the terminal what a person should see.
-            text = "".join(traceback.format_exception(error)).rstrip()
-            handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), None))
-            self._end("failed", f"{type(error).__name__}: {error}")
-            if isinstance(error, ConfigError) and not before:
-                self._discard()
+            self._fail(error)
             raise
         finally:
-            handler.close()
+            self._close_log()
+
+    def take(self) -> None:
+        """From here on the directory is this run's. Another run that was there is moved, whole, into a folder inside.
+
+        Raises:
+            ConfigError: another process has begun a run there.
+        """
+        if self.writes and not self._begun:
+            self._refuse_live()
+            moved = None if self._resumed else resume.move_aside(self.path)
+            self._begin()
+            if moved is not None:
+                logger.info("the run that was in %s is now in %s", self.path, moved)
+        self._taken = True
+        if self.writes:
+            root = self.path / layout.CHECKPOINTS
+            root.mkdir(parents=True, exist_ok=True)
+            resume.remove_incomplete(root)
+
+    def _refuse_live(self) -> None:
+        there = layout.read_manifest(self.path)
+        if self.writes and resume.is_alive(there):
+            raise ConfigError(
+                f"{self.path}: the run there is still going on (process {there['process']['pid']}); wait for its end, "
+                "or choose another directory with hydra.run.dir"
+            )
+
+    def _fail(self, error: BaseException) -> None:
+        """Record what ended the run; one that was refused before training leaves everything as it was."""
+        if isinstance(error, ConfigError) and not self._taken:
+            self._discard()
+        elif isinstance(error, KeyboardInterrupt):
+            self._end("interrupted", "interrupted")
+        else:  # the trace into the file alone: whoever catches the error says on the terminal what a person should see
+            text = "".join(traceback.format_exception(error)).rstrip()
+            self._log.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), None))
+            self._open_log()
+            self._end("failed", f"{type(error).__name__}: {error}")
 
     def _discard(self) -> None:
-        """Leave nothing behind of a run that could not begin, unless something else is in its directory."""
-        ours = {layout.MANIFEST, layout.CONFIG, layout.SUMMARY, layout.LOG}
-        if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ours:
-            shutil.rmtree(self.path)
-            remove_empty(self._made)
+        """Leave nothing behind of a run that could not begin."""
+        if not self.writes:
+            return
+        self._close_log()
+        remove_empty([self.path / layout.CHECKPOINTS] if layout.CHECKPOINTS not in self._before else [])
+        if self._begun:
+            for name in {layout.MANIFEST, layout.CONFIG, layout.SUMMARY, layout.LOG} - self._before:
+                (self.path / name).unlink(missing_ok=True)
+            remove_empty([self.path, *self._made])
 
     def _begin(self) -> None:
+        self._begun = True
         if self.writes:
             self._made = missing_folders(self.path.parent)
             self.path.mkdir(parents=True, exist_ok=True)
             content = json.loads(self._config.model_dump_json())
             write_text(self.path / layout.CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         self.note()
+        self._open_log()
 
-    def _log_handler(self) -> logging.Handler:
-        if not self.writes:
-            return logging.NullHandler()
-        handler = logging.FileHandler(self.path / layout.LOG, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        return handler
+    def _open_log(self) -> None:
+        """Write to the log's file what was logged so far, and from now on everything at once."""
+        if self.writes and self._log.target is None:
+            handler = logging.FileHandler(self.path / layout.LOG, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            self._log.setTarget(handler)
+            self._log.capacity = 1
+            self._log.flush()
+
+    def _close_log(self) -> None:
+        target = self._log.target
+        self._log.close()
+        if target is not None:
+            target.close()
 
     def _end(self, status: str, error: str | None) -> None:
         self.summary |= {"status": status, "seconds": self.elapsed()}
         if error is not None:
             self.summary["error"] = error
-        if self.writes:
+        if self.writes and self._begun:
             write_text(self.path / layout.SUMMARY, dumped(self.summary))
         self.note(status=status, ended=now(), peak_memory=fingerprints.peak_memory())
 
     def note(self, **entries: Any) -> None:
-        """Add entries to the manifest, which is written anew."""
+        """Add entries to the manifest, which is written anew once the run has begun."""
         self.manifest |= entries
-        if self.writes:
+        if self.writes and self._begun:
             write_text(self.path / layout.MANIFEST, dumped(self.manifest))
 
     @contextmanager
@@ -126,6 +190,12 @@ class RunDirectory:
     def elapsed(self) -> float:
         """Seconds since the run began."""
         return round(time.monotonic() - self.began, 3)
+
+
+def _filled(directory: Path) -> set[str]:
+    """Names of what is in a directory, without files that have no content."""
+    there = directory.iterdir() if directory.is_dir() else ()
+    return {path.name for path in there if path.is_dir() or path.stat().st_size}
 
 
 def dumped(content: Any) -> str:
@@ -176,9 +246,16 @@ class MetricsFile(TrainerCallback):
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
-        self.path = path
-        kept = [entry for entry in layout.read_metrics(path.parent) if entry.get("step", 0) <= step] if step else []
-        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self.path, self.step = path, step
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            there = layout.read_metrics(self.path.parent) if self.step else []
+            kept = [entry for entry in there if entry.get("step", 0) <= self.step]
+            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     @override
     def on_log(

@@ -10,6 +10,8 @@ import yaml
 
 CONFIG, MANIFEST, METRICS, SUMMARY, LOG = "config.yaml", "manifest.json", "metrics.jsonl", "summary.json", "run.log"
 ADAPTER, CHECKPOINTS, PLOTS = "adapter", "checkpoints", "plots"
+EARLIER = "earlier"
+"""Folder for the runs that were in the directory before, numbered from 1; the log goes on where it is."""
 
 
 def read_manifest(run: Path) -> dict[str, Any]:

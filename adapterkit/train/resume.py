@@ -1,11 +1,13 @@
 """Checkpoints that are whole, and interrupted runs that can go on.
 
 A checkpoint is a directory ``checkpoint-<step>`` with the adapter, the optimizer, the scheduler, the generators' states
-and the trainer's state. It counts only once its marker is there, which is written last.
+and the trainer's state. It counts only once its marker is there, which is written last and says which configuration it
+is of.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,14 +19,38 @@ from adapterkit.config.base import CONFIG_NAME
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.files import write_text
-from adapterkit.train.layout import CHECKPOINTS, CONFIG, MANIFEST, read_config, read_manifest
+from adapterkit.train.layout import (
+    ADAPTER,
+    CHECKPOINTS,
+    CONFIG,
+    EARLIER,
+    MANIFEST,
+    METRICS,
+    PLOTS,
+    SUMMARY,
+    read_config,
+    read_manifest,
+)
 
 MARKER = "complete"
+RECORD = (MANIFEST, CHECKPOINTS, ADAPTER, PLOTS, METRICS, SUMMARY, CONFIG)
+"""What a run leaves, its log aside: first what makes it one to go on with, last what names its settings."""
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Say that every file of a checkpoint is written."""
-    write_text(checkpoint / MARKER, "")
+def mark_complete(checkpoint: Path, owner: str = "") -> None:
+    """Say that every file of a checkpoint is written.
+
+    Args:
+        checkpoint: its directory.
+        owner: `digest` of the run's configuration.
+    """
+    write_text(checkpoint / MARKER, owner)
+
+
+def digest(config: RunConfig) -> str:
+    """SHA-256 over a configuration, ``resume`` aside."""
+    content = {**json.loads(config.model_dump_json()), "resume": None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def step_of(checkpoint: Path) -> int:
@@ -74,17 +100,79 @@ def choose(config: RunConfig, directory: Path) -> tuple[Path, Path | None]:
     that was stopped before its first checkpoint begins again in its own directory.
 
     Raises:
-        ConfigError: ``resume`` names a directory that is no run, was run with another configuration, or has ended.
+        ConfigError: ``resume`` names a directory that is no run, was run with another configuration, or has ended; or
+            the checkpoint in it is not of that run.
     """
     if config.resume is None:
         return directory, None
     if config.resume == "auto":
         found = newest_unfinished(config, directory)
-        return (directory, None) if found is None else (found, latest(found))
+        return (directory, None) if found is None else (found, _own(config, latest(found)))
     given = Path(config.resume).expanduser()
     given = given.parent.parent if given.name.startswith("checkpoint-") else given
     _check(config, given)
-    return given, latest(given)
+    return given, _own(config, latest(given))
+
+
+def goes_on(config: RunConfig, run: Path) -> bool:
+    """Whether the run in the directory that `choose` named is gone on with, and not begun."""
+    return config.resume is not None and is_unfinished(run) and same_config(config, run)
+
+
+def is_used(directory: Path) -> bool:
+    """Whether a directory holds a run, or a part of one."""
+    return any(_is_filled(directory / name) for name in RECORD)
+
+
+def move_aside(directory: Path) -> Path | None:
+    """Move the run that is in a directory into a folder inside, whose path is returned; None if there is no run.
+
+    A move that was cut off is brought to its end by the next one: the configuration is moved last.
+    """
+    there = [name for name in RECORD if _is_filled(directory / name)]
+    if not there:
+        return None
+    numbers = [int(path.name) for path in (directory / EARLIER).glob("*") if path.name.isdecimal()]
+    folder = directory / EARLIER / str(max(numbers, default=1))
+    if any((folder / name).exists() for name in (*there, CONFIG)):
+        folder = folder.with_name(str(int(folder.name) + 1))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in there:
+        (directory / name).rename(folder / name)
+    return folder
+
+
+def _is_filled(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def check_data(run: Path, checkpoint: Path, now: dict[str, Any]) -> None:
+    """
+    Args:
+        run: the run that goes on.
+        checkpoint: where it goes on from.
+        now: source and fingerprint of the data as they are.
+
+    Raises:
+        ConfigError: the run began with other data.
+    """
+    before = read_manifest(run).get("data", {})
+    if before.get("fingerprint") != now["fingerprint"]:
+        raise ConfigError(
+            f"resume={run}: the data have changed since step {step_of(checkpoint)}: {before.get('source')} had the "
+            f"fingerprint {str(before.get('fingerprint'))[:12]}, {now['source']} has {now['fingerprint'][:12]}. Put "
+            "the data back as they were, or begin a new run without resume"
+        )
+
+
+def _own(config: RunConfig, checkpoint: Path | None) -> Path | None:
+    """The checkpoint, if it is of a run of this configuration."""
+    if checkpoint is not None and (checkpoint / MARKER).read_text(encoding="utf-8") != digest(config):
+        raise ConfigError(
+            f"resume={config.resume}: {checkpoint} is not of the run whose settings are in "
+            f"{checkpoint.parent.parent / CONFIG}; move it away, or begin a new run without resume"
+        )
+    return checkpoint
 
 
 def latest(run: Path) -> Path | None:

@@ -65,10 +65,12 @@ def run(
     if where != Path(directory):
         remove_empty([Path(directory)])  # Hydra made it
     record = RunDirectory(where, config)
-    with _console(quiet), record.recording():
+    with _console(quiet), record.recording(resumed=resume.goes_on(config, where)):
         if checkpoint is not None:
             logger.info("going on in %s from step %d", where, resume.step_of(checkpoint))
         prepared = prepare(config, record, load=load, read=read)
+        if checkpoint is not None:
+            resume.check_data(where, checkpoint, record.manifest["data"])
         if not config.dry_run:
             _fit(config, prepared, record, checkpoint)
     result = {**record.summary, "directory": str(where)}
@@ -141,6 +143,7 @@ def _fit(config: RunConfig, prepared: Prepared, record: RunDirectory, checkpoint
         "baseline_name": pipeline.baseline_name,
     }
     _check_metric(metric, baseline)
+    record.take()
     seed_everything(config.seed, deterministic=config.deterministic)
     with record.timed("training"):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -173,9 +176,6 @@ def make_trainer(
     """The trainer of a run, with its callbacks."""
     root = record.path / layout.CHECKPOINTS
     args = training_arguments(config, root, label_names=prepared.inputs.pipeline.label_names)
-    if record.writes:
-        root.mkdir(parents=True, exist_ok=True)
-        resume.remove_incomplete(root)
     optimizer = optimizer_for(prepared.model, config.trainer, args)  # before anything looks at what is trained
     if optimizer is not None:
         _note_trained(record, prepared.model)
@@ -197,6 +197,7 @@ def make_trainer(
         validation=validation,
         adapter_name=config.adapter_name,
         keep=config.trainer.save_total_limit,
+        owner=resume.digest(config),
         callbacks=callbacks,
         optimizer=optimizer,
     )

@@ -41,6 +41,7 @@ class AdapterTrainer(Trainer):
         validation: features that are evaluated during training.
         adapter_name: the adapter that is trained.
         keep: how many checkpoints are kept, the best one included; None keeps all.
+        owner: what checkpoints are marked with, `adapterkit.train.resume.digest` of the run.
         callbacks: further callbacks.
         optimizer: taken instead of the one that ``args`` names.
     """
@@ -55,12 +56,13 @@ class AdapterTrainer(Trainer):
         validation: Encoded,
         adapter_name: str,
         keep: int | None,
+        owner: str = "",
         callbacks: list[TrainerCallback],
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         if args.label_smoothing_factor and pipeline.smoothing_shift is None:
             raise ConfigError("trainer.label_smoothing_factor: the loss of this task cannot be smoothed")
-        self.pipeline, self.adapter_name, self.keep = pipeline, adapter_name, keep
+        self.pipeline, self.adapter_name, self.keep, self.owner = pipeline, adapter_name, keep, owner
         self._scored: Encoded | None = None
         base = model.get_base_model()
         if getattr(base, "is_quantized", False):
@@ -194,7 +196,7 @@ class AdapterTrainer(Trainer):
             if not self._is_sharded():
                 save_file(self._trainable(), folder / TRAINABLE)
                 schedules.save(self._schedules, folder)
-            resume.mark_complete(folder)
+            resume.mark_complete(folder, self.owner)
             resume.rotate(root, self.keep, best=self.state.best_model_checkpoint)
 
     def _is_sharded(self) -> bool:
@@ -216,7 +218,7 @@ class AdapterTrainer(Trainer):
         if self._is_sharded():
             super()._load_best_model()
         else:
-            self._restore(Path(self.state.best_model_checkpoint))
+            self._restore(Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name)  # may have moved
 
     @torch.no_grad()
     def _restore(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapterkit.errors import ConfigError
+from adapterkit.errors import CheckpointError, ConfigError
 from adapterkit.train import layout, resume
+from adapterkit.train.reload import load_run
 from adapterkit.train.run import run
 from adapterkit.train.trainer import AdapterTrainer
 from tests.training import short_run, trained
@@ -132,6 +134,150 @@ def test_group_by_length_goes_on_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     interrupted(monkeypatch, tmp_path / "run", step=13, **grouped)
     run(short_run(**{**CHANGES, **grouped}, resume=str(tmp_path / "run")), tmp_path / "other", quiet=True)
     assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+OTHER = {**CHANGES, "seed": 7}
+
+
+class TestUsedDirectory:
+    """Of another run: nothing of it is taken for the new one's, and nothing is lost."""
+
+    @pytest.fixture
+    def used(self, whole: Path, tmp_path: Path) -> Path:
+        shutil.copytree(whole, tmp_path / "day" / "run")
+        return tmp_path / "day" / "run"
+
+    def test_a_new_run_moves_the_old_one_aside(self, used: Path, whole: Path, tmp_path: Path) -> None:
+        run(short_run(**OTHER, resume="auto"), used, quiet=True)
+        before = {name: content for name, content in contents(whole).items() if name != layout.LOG}
+        assert contents(used / layout.EARLIER / "1") == before
+        run(short_run(**OTHER), tmp_path / "alone", quiet=True)
+        assert_same_end(tmp_path / "alone", used)
+        assert "resumed" not in layout.read_manifest(used)
+
+    def test_killed_before_its_first_checkpoint(
+        self, used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        interrupted(monkeypatch, used, step=1, **OTHER)
+        with pytest.raises(CheckpointError):
+            load_run(used)
+        assert resume.choose(short_run(**OTHER, resume="auto"), used) == (used, None)
+        run(short_run(**OTHER, resume="auto"), used, quiet=True)
+        assert [path.name for path in (used / layout.EARLIER).iterdir()] == ["1"]
+        run(short_run(**OTHER), tmp_path / "alone", quiet=True)
+        assert_same_end(tmp_path / "alone", used)
+
+    @pytest.mark.parametrize("moved", range(8))
+    def test_killed_while_the_old_one_is_moved(
+        self, used: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+    ) -> None:
+        plain, calls = Path.rename, []
+
+        def dying(self: Path, target: Path) -> Path:
+            if len(calls) == moved:
+                raise SystemExit
+            calls.append(self)
+            return plain(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dying)
+            try:
+                resume.move_aside(used)
+            except SystemExit:
+                assert moved < 7
+        assert resume.choose(short_run(**OTHER, resume="auto"), used) == (used, None)
+        assert not moved or not resume.same_config(short_run(**CHANGES), used) or not layout.read_manifest(used)
+        resume.move_aside(used)
+        before = {name: content for name, content in contents(whole).items() if name != layout.LOG}
+        assert contents(used / layout.EARLIER / "1") == before
+
+    def test_the_next_one_gets_the_next_number(self, used: Path, whole: Path) -> None:
+        resume.move_aside(used)
+        shutil.copytree(whole, used, dirs_exist_ok=True)
+        assert resume.move_aside(used) == used / layout.EARLIER / "2"
+        assert resume.move_aside(used) is None
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"data": {"columns": {"txt": "text"}}},
+            {"method": {"target_modules": ["querry"]}},
+            {"trainer": {"metric_for_best_model": "acc"}},
+            {"trainer": {"optim": "adamm"}},
+        ],
+    )
+    def test_a_refused_run_changes_nothing(self, used: Path, whole: Path, changes: dict[str, object]) -> None:
+        with pytest.raises(ConfigError):
+            run(short_run(**changes), used, quiet=True)
+        assert contents(used) == contents(whole)
+
+    def test_a_refused_run_leaves_no_folder(self, used: Path) -> None:
+        shutil.rmtree(used / layout.CHECKPOINTS)
+        with pytest.raises(ConfigError):
+            run(short_run(trainer={"metric_for_best_model": "acc"}), used, quiet=True)
+        assert not (used / layout.CHECKPOINTS).exists()
+
+    def test_a_dry_run_changes_nothing(self, used: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(short_run(dry_run=True), used)["status"] == "ok"
+        assert contents(used) == contents(whole)
+        assert "holds a run already, which stays as it is" in capsys.readouterr().err
+
+    def test_a_fault_before_training_is_in_the_log_alone(self, used: Path, whole: Path) -> None:
+        def broken(*args: object, **kwargs: object) -> None:
+            raise RuntimeError("no memory")
+
+        with pytest.raises(RuntimeError):
+            run(short_run(), used, quiet=True, load=broken)  # type: ignore[arg-type]
+        before, after = contents(whole), contents(used)
+        assert b"no memory" in after.pop(layout.LOG).removeprefix(before.pop(layout.LOG))
+        assert after == before
+
+    def test_a_live_run_is_left_alone(self, used: Path) -> None:
+        manifest = layout.read_manifest(used)
+        alive = {**manifest, "status": "running", "process": {**manifest["process"], "pid": os.getppid()}}
+        (used / layout.MANIFEST).write_text(json.dumps(alive))
+        before = contents(used)
+        with pytest.raises(ConfigError, match=rf"still going on \(process {os.getppid()}\).*hydra\.run\.dir"):
+            run(short_run(), used, quiet=True)
+        assert contents(used) == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, tmp_path / "run", step=1, **OTHER)
+    shutil.copytree(whole / layout.CHECKPOINTS, tmp_path / "run" / layout.CHECKPOINTS, dirs_exist_ok=True)
+    for wanted in ("auto", str(tmp_path / "run")):
+        with pytest.raises(ConfigError, match=r"checkpoint-16 is not of the run whose settings are in .*config\.yaml"):
+            resume.choose(short_run(**OTHER, resume=wanted), tmp_path / "run")
+
+
+def test_changed_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.csv"
+    lines = [f"a film of {'great' if index % 2 else 'awful'} {index},{index % 2}\n" for index in range(80)]
+    path.write_text("text,label\n" + "".join(lines))
+    changes = {"data": {"path": str(path)}}
+    interrupted(monkeypatch, tmp_path / "run", step=7, **changes)
+    before = contents(tmp_path / "run")
+    path.write_text("text,label\n" + "".join(lines[::-1]))
+    again = short_run(**CHANGES, **changes, resume=str(tmp_path / "run"))
+    said = r"the data have changed since step 6: .*data\.csv had the fingerprint \w{12}, .*data\.csv has \w{12}\. Put"
+    with pytest.raises(ConfigError, match=said):
+        run(again, tmp_path / "other", quiet=True)
+    assert contents(tmp_path / "run") == before
+    path.write_text("text,label\n" + "".join(lines))
+    assert run(again, tmp_path / "other", quiet=True)["status"] == "ok"
+
+
+def test_a_run_that_was_moved_ends_with_its_own_best(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, tmp_path / "run", step=13)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run(short_run(**CHANGES, resume=str(tmp_path / "moved")), tmp_path / "other", quiet=True)
+    assert_same_end(whole, tmp_path / "moved")
 
 
 class TestChoice:

@@ -229,6 +229,7 @@ class TestFailure:
     def test_metric_of_regression_for_classes(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="metric_for_best_model=mse: this task measures accuracy, f1, loss, mcc"):
             run(short_run(trainer={"metric_for_best_model": "mse"}), tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()
 
     def test_task_type_of_another_task(self) -> None:
         with pytest.raises(ValidationError, match=r"method\.task_type\n  does not go with task=seq_cls"):
