@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adapterkit.errors import DataError
 from adapterkit.train.pipeline import Encoded, Pipeline
 from tests.pipelines import data_of, pipeline_of
 
@@ -54,7 +55,7 @@ def test_windows_overlap_and_cover_the_context() -> None:
     assert not pointing[0]  # the answer is at the end
 
 
-@pytest.mark.parametrize("options", [{}, {"max_length": 16, "doc_stride": 4}, {"max_length": 16, "doc_stride": 500}])
+@pytest.mark.parametrize("options", [{}, {"max_length": 16, "doc_stride": 4}, {"doc_stride": 500}])
 def test_labels_score_perfectly(options: dict[str, int]) -> None:
     pipeline, encoded = made([row("tom"), row("in rome"), row("paris"), row("")], **options)
     assert pipeline.score(perfect(encoded), None, encoded) == {"exact_match": 1.0, "f1": 1.0}
@@ -71,9 +72,23 @@ def test_no_answer_wins_only_where_some_have_none() -> None:
         assert pipeline._answers((start, end), encoded)[0] == expected  # type: ignore[attr-defined]
 
 
+def test_windows_overlap_by_what_was_said() -> None:
+    _, encoded = made([row("rome")], max_length=16, doc_stride=7)  # the window has room for 11
+    windows = [[tuple(pair) for pair in pairs if pair[0] >= 0] for pairs in encoded.rows["offsets"]]
+    assert all(left[-7:] == right[:7] for left, right in pairwise(windows))
+    assert len(windows) > 2
+
+
+def test_overlap_that_leaves_no_room_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"data\.doc_stride=11: windows of 16 .* leave (\d+) .* 'where \?'; .* below \1"
+    ):
+        made([row("rome")], max_length=16, doc_stride=11)
+
+
 def test_long_questions_leave_room() -> None:
     long = {**row("rome"), "question": "where " * 100}
-    _, encoded = made([long], max_length=32)
+    _, encoded = made([long], max_length=32, doc_stride=8)
     assert all(len(ids) <= 32 for ids in encoded.rows["input_ids"])
     assert any(encoded.rows["start_positions"])
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from adapterkit.errors import DataError
 from adapterkit.train import metrics
 from adapterkit.train.builtin import facts
 from adapterkit.train.data import Data
@@ -35,6 +36,7 @@ class QuestionAnsPipeline(Pipeline):
     """
 
     required: ClassVar[tuple[str, ...]] = ("context", "question", "answers")
+    texts: ClassVar[tuple[str, ...]] = ("context", "question")
     group_by: ClassVar[str | None] = "context"
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
 
@@ -65,7 +67,7 @@ class QuestionAnsPipeline(Pipeline):
             batch["context"],
             truncation="only_second",
             max_length=self.max_length,
-            stride=min(self.config.doc_stride, self.max_length // 4),
+            stride=self._stride(questions, batch["context"]),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
@@ -87,6 +89,23 @@ class QuestionAnsPipeline(Pipeline):
         offsets = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         room = self.max_length // 2
         return question if len(offsets) <= room else question[: offsets[room - 1][1]]
+
+    def _stride(self, questions: Sequence[str], contexts: Sequence[str]) -> int:
+        """The overlap of windows, which leaves room for new tokens beside every question whose context is cut."""
+        wanted = self.config.doc_stride
+        added: int = self.tokenizer.num_special_tokens_to_add(pair=True)
+        for question, context, asked in zip(questions, contexts, self._lengths(questions), strict=True):
+            room = self.max_length - added - asked
+            if room <= wanted and self._lengths([context])[0] > room:
+                raise DataError(
+                    f"data.doc_stride={wanted}: windows of {self.max_length} tokens (data.max_length, or what the "
+                    f"model has positions for) leave {room} to the context beside the question {question!r}; set "
+                    f"data.doc_stride below {room}, or a larger data.max_length"
+                )
+        return min(wanted, self.max_length - added - 1)  # less only where no context is cut
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
     @override
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
