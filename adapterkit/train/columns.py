@@ -32,6 +32,12 @@ class Roles:
     group_by: str | None = None
     """Role whose equal values stay in one split."""
 
+    texts: tuple[str, ...] = ()
+    """Roles that hold texts, or lists of texts."""
+
+    numbers: tuple[str, ...] = ()
+    """Roles that hold numbers."""
+
     inputs: Mapping[str, int] = field(default_factory=dict)
     """Roles that the method adds (`PeftConfig.row_inputs`): integers from 0, and how many."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from datasets import Dataset
 from adapterkit.config.run import DATA_ENDINGS, DataConfig
 from adapterkit.errors import DataError, did_you_mean
 from adapterkit.train.columns import Roles, assign
+from adapterkit.train.headers import common_header
 from adapterkit.train.readers import Columns, read_file
+from adapterkit.train.values import check_values
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -56,6 +58,12 @@ class _Raw:
     fingerprint: str
     ordered: bool = False
     """Whether rows that follow each other belong together, as the lines of a text do."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Split to its files."""
+
+    def place(self, name: str) -> str:
+        """Where a split comes from, for messages."""
+        return f"{self.places.get(name, self.source)} ({name})"
 
 
 def load_data(config: DataConfig, roles: Roles, builtin: Builtin = lambda: None) -> Data:
@@ -69,15 +77,48 @@ def load_data(config: DataConfig, roles: Roles, builtin: Builtin = lambda: None)
     Raises:
         DataError: a file, split or column is not there.
     """
-    raw = _read(config, builtin)
-    named = {name: assign(split, roles, config.columns, f"{raw.source} ({name})") for name, split in raw.splits.items()}
+    raw = _read(config, roles, builtin)
+    named = _assigned(raw, roles, config.columns)
     raw = replace(raw, splits={name: split for name, split in named.items() if not _is_unlabelled(name, split, roles)})
-    if not len(raw.splits["train"]):
-        raise DataError(f"{raw.source}: the training split is empty")
+    for name, split in raw.splits.items():
+        check_values(split, roles, config.columns, raw.place(name))
     if "validation" not in raw.splits:
         raw = _with_validation(raw, roles, config.validation_fraction)
     splits = {name: _subset(split, _limit(config, name), raw.ordered) for name, split in raw.splits.items()}
     return Data(splits["train"], splits["validation"], splits.get("test"), raw.source, raw.fingerprint)
+
+
+def _assigned(raw: _Raw, roles: Roles, chosen: Mapping[str, str]) -> dict[str, Dataset]:
+    """The splits in columns named after roles; all of them play the same ones."""
+    named: dict[str, Dataset] = {}
+    for name, split in raw.splits.items():
+        what = "training" if name == "train" else name
+        if not len(split):
+            raise DataError(f"{raw.source}: the {what} split is empty")
+        try:
+            named[name] = assign(split, roles, chosen, raw.place(name))
+        except DataError as error:
+            raise DataError(f"{error}{_differences(raw, name)}") from error
+        if set(named[name].column_names) != set(named["train"].column_names):
+            there = [" and ".join(map(repr, named[split].column_names)) for split in (name, "train")]
+            differ = _differences(raw, name)
+            raise DataError(
+                f"{raw.place(name)} has columns for {there[0]}, but the training split for {there[1]}{differ}"
+            )
+    return named
+
+
+def _differences(raw: _Raw, name: str) -> str:
+    """How the columns of a split differ from those of the training split."""
+    there, train = raw.splits[name].column_names, raw.splits["train"].column_names
+    lacks = ", ".join(column for column in train if column not in there)
+    more = ", ".join(column for column in there if column not in train)
+    said = [
+        f"lacks {lacks}" if lacks else "",
+        f"has {more} instead" if lacks and more else f"has {more}" if more else "",
+    ]
+    parts = [part for part in said if part]
+    return f" (of the columns of the training split it {' and '.join(parts)})" if parts else ""
 
 
 def _is_unlabelled(name: str, split: Dataset, roles: Roles) -> bool:
@@ -86,8 +127,9 @@ def _is_unlabelled(name: str, split: Dataset, roles: Roles) -> bool:
     return name == "test" and column in split.column_names and set(split[column][:]) <= {None, -1}
 
 
-def _read(config: DataConfig, builtin: Builtin) -> _Raw:
+def _read(config: DataConfig, roles: Roles, builtin: Builtin) -> _Raw:
     if config.path is None and config.train is None:
+        _refuse(config, "name", "revision", "format", "header", "validation", "test", why="no data.path or data.train")
         examples = builtin()
         if examples is None:
             raise DataError("data.path is not set, and this task has no built-in data")
@@ -95,11 +137,22 @@ def _read(config: DataConfig, builtin: Builtin) -> _Raw:
         made = {name: Dataset.from_list(rows) for name, rows in examples.items()}
         return _Raw(made, "built-in data", hashlib.sha256(content).hexdigest())
     root = Path(config.path).expanduser() if config.path is not None else Path()
-    if root.is_dir() and _is_saved(root):
+    if config.path is not None and root.is_dir() and _is_saved(root):
+        _refuse(config, "name", "revision", "format", "header", why=f"{root} holds a saved data set")
         return _from_splits(datasets.load_from_disk(str(root)), config, str(root))
     if root.exists():
-        return _from_files(_local_files(root, config), config)
+        _refuse(config, "name", "revision", why="the data are local files")
+        return _from_files(_local_files(root, config), config, roles)
+    _refuse(config, "format", "header", why=f"{config.path} is not a local file or directory")
     return _from_hub(config)
+
+
+def _refuse(config: DataConfig, *keys: str, why: str) -> None:
+    """Say of keys that are set that they would do nothing."""
+    for key in keys:
+        value = getattr(config, key)
+        if value != DataConfig.model_fields[key].default:
+            raise DataError(f"data.{key}={value} would do nothing: {why}; leave it out, or name the data it is for")
 
 
 def _is_saved(root: Path) -> bool:
@@ -146,29 +199,45 @@ def _belongs(path: Path, aliases: Iterable[str]) -> bool:
     return any(stem == alias or stem.startswith((f"{alias}-", f"{alias}_")) for alias in aliases)
 
 
-def _from_files(files: dict[str, list[Path]], config: DataConfig) -> _Raw:
+def _from_files(files: dict[str, list[Path]], config: DataConfig, roles: Roles) -> _Raw:
     digest = hashlib.sha256()
+    header = _header(files, config, roles)
     splits = {}
-    header = _common_header(files) if config.header is None else config.header
     for name, paths in files.items():
-        parts = []
-        for path in paths:
-            parts.append(table(read_file(path, format=config.format, header=header), str(path)))
+        parts = [_filled(path, config.format, header) for path in paths]
+        for path, part in zip(paths, parts, strict=True):
             digest.update(path.read_bytes())
+            if part.column_names != parts[0].column_names:
+                there = [", ".join(found.column_names) for found in (part, parts[0])]
+                raise DataError(f"{path} has the columns {there[0]}, but {paths[0]} has {there[1]}")
         splits[name] = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     first = files["train"][0]
-    ordered = config.format == "text" or (config.format == "auto" and DATA_ENDINGS.get(first.suffix.lower()) == "text")
+    ordered = _kind(first, config) == "text"
     source = config.path or str(first)
-    return _Raw(splits, source, digest.hexdigest(), ordered)
+    places = {name: ", ".join(map(str, paths)) for name, paths in files.items()}
+    return _Raw(splits, source, digest.hexdigest(), ordered, places)
 
 
-def _common_header(files: dict[str, list[Path]]) -> bool | None:
-    """No header where the splits' files begin with different lines; None, to look at each, where they do not."""
-    beginnings = set()
-    for path in (path for paths in files.values() for path in paths):
-        with path.open("rb") as file:
-            beginnings.add(file.readline())
-    return False if len(beginnings) > 1 else None
+def _filled(path: Path, format: str, header: bool | None) -> Dataset:
+    found = table(read_file(path, format=format, header=header), str(path))
+    if not len(found):
+        raise DataError(f"{path}: no rows" + (" beside the header line" if header else ""))
+    return found
+
+
+def _kind(path: Path, config: DataConfig) -> str | None:
+    return DATA_ENDINGS.get(path.suffix.lower()) if config.format == "auto" else config.format
+
+
+def _header(files: dict[str, list[Path]], config: DataConfig, roles: Roles) -> bool | None:
+    there = {path: _kind(path, config) for paths in (files["train"], *files.values()) for path in paths}
+    kinds = {path: kind for path, kind in there.items() if kind in ("csv", "tsv")}
+    if config.header is not None:
+        if not kinds:
+            _refuse(config, "header", why="there is no CSV or TSV file")
+        return config.header
+    usual = [*roles.default, *roles.default.values(), *(name for names in roles.also.values() for name in names)]
+    return common_header(kinds, [*usual, *config.columns.values()])
 
 
 def table(columns: Columns, source: str) -> Dataset:
@@ -226,25 +295,26 @@ def _held_out(train: Dataset, roles: Roles, *, fraction: float, ordered: bool) -
     """Indices to hold out: the end of a text; else a share of each class, or of all groups, drawn by chance."""
     if ordered:
         return list(range(len(train) - max(1, round(len(train) * fraction)), len(train)))
-    keys = _keys(train, roles.group_by or roles.stratify_by)
-    members: dict[str, list[int]] = {}
-    for index, key in enumerate(keys):
-        members.setdefault(key, []).append(index)
-    rng = random.Random(SPLIT_SEED)
+    rng, members = random.Random(SPLIT_SEED), _members(train, roles)
     if roles.group_by:
-        groups = list(members.values())
+        groups = list(members)
         rng.shuffle(groups)
         chosen = groups[: max(1, round(len(groups) * fraction))]
         return sorted(index for group in chosen for index in group)
-    return sorted(i for group in members.values() for i in rng.sample(group, round(len(group) * fraction)))
+    found = sorted(i for group in members for i in rng.sample(group, round(len(group) * fraction)))
+    return found or sorted(rng.sample(range(len(train)), round(len(train) * fraction)))
 
 
-def _keys(train: Dataset, column: str | None) -> list[str]:
-    """What examples are held out by; values that hardly repeat (numbers) make no classes."""
-    values = [str(value) for value in train[column][:]] if column in train.column_names else []
-    if not values or len(set(values)) * 2 > len(values):
-        return [""] * len(train)
-    return values
+def _members(train: Dataset, roles: Roles) -> list[list[int]]:
+    """The indices that belong together, or to one class; values that hardly repeat (numbers) make no classes."""
+    column = roles.group_by or roles.stratify_by
+    keys = [str(value) for value in train[column][:]] if column in train.column_names else [""] * len(train)
+    if roles.group_by is None and len(set(keys)) * 2 > len(keys):
+        keys = [""] * len(train)
+    members: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        members.setdefault(key, []).append(index)
+    return list(members.values())
 
 
 def _limit(config: DataConfig, split: str) -> int | None:

@@ -61,6 +61,12 @@ class Pipeline(ABC):
     group_by: ClassVar[str | None] = None
     """Role whose equal values stay in one split."""
 
+    texts: ClassVar[tuple[str, ...]] = ()
+    """Roles that hold texts, or lists of texts: nothing else may stand there."""
+
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Roles that hold numbers."""
+
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     """Inputs of the model that are labels."""
 
@@ -96,6 +102,8 @@ class Pipeline(ABC):
             also=cls.also,
             stratify_by=cls.stratify_by,
             group_by=cls.group_by,
+            texts=cls.texts,
+            numbers=cls.numbers,
         )
 
     @classmethod

@@ -9,7 +9,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -67,14 +67,30 @@ def _separated(path: Path, kind: str, *, header: bool | None) -> Columns:
         rows = [(number, row) for number, row in _cells(file, kind) if row]
     if not rows:
         raise DataError(f"{path}: empty")
-    has_header = _has_header([row for _, row in rows[:_LOOK_AT]]) if header is None else header
+    is_named = has_header([row for _, row in rows[:_LOOK_AT]]) if header is None else header
     first = rows[0][1]
-    names = first if has_header else [f"column{index + 1}" for index in range(len(first))]
-    body = rows[1:] if has_header else rows
+    names = first if is_named else [f"column{index + 1}" for index in range(len(first))]
+    body = rows[1:] if is_named else rows
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}:{rows[0][0]}: two columns are called {twice[0]!r}; columns: {', '.join(names)}")
     for number, row in body:
         if len(row) != len(names):
             raise DataError(f"{path}:{number}: {len(row)} columns, where the first line has {len(names)}")
     return {name: [row[index] for _, row in body] for index, name in enumerate(names)}
+
+
+def beginning(path: Path, kind: str) -> list[list[str]]:
+    """The first rows of a CSV or TSV file, enough to see whether it has a header line.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with _open(path) as file:
+            return list(islice((row for _, row in _cells(file, kind) if row), _LOOK_AT))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not readable as {kind}: {error}") from error
 
 
 def _cells(file: TextIO, kind: str) -> Iterator[tuple[int, list[str]]]:
@@ -93,7 +109,7 @@ def _unquoted(cell: str) -> str:
     return inside.replace('""', '"') if quoted else cell
 
 
-def _has_header(rows: list[list[str]]) -> bool:
+def has_header(rows: list[list[str]]) -> bool:
     """A first line with a number in it, or with a value that its column repeats, is data."""
     first, rest = rows[0], rows[1:]
     if any(_is_number(cell) for cell in first):

@@ -34,6 +34,11 @@ def test_label_that_training_has_not() -> None:
         pipeline_of("seq_cls").learn(Data(split, other, None, "here", ""))
 
 
+def test_labels_that_differ_by_blanks() -> None:
+    with pytest.raises(DataError, match=r"here: labels that differ only by blanks around them: 'no', 'no '$"):
+        pipeline_of("seq_cls").learn(data_of([*ROWS, {"text": "b", "label": "no "}]))
+
+
 def test_class_numbers_get_their_names() -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     assert label_names(Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features)) == ["yes", "no"]

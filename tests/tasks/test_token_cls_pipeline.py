@@ -22,6 +22,11 @@ def test_tags_outside_first_then_by_kind() -> None:
     assert list(pipeline_of("token_cls").learn(data_of(ROWS))["label2id"]) == ["O", "B-LOC", "B-PER", "I-PER"]
 
 
+def test_tags_that_differ_by_blanks() -> None:
+    with pytest.raises(DataError, match=r"tags that differ only by blanks around them: 'O', 'O '$"):
+        pipeline_of("token_cls").learn(data_of([*ROWS, {"tokens": ["a"], "tags": ["O "]}]))
+
+
 def test_first_piece_of_a_word_carries_its_tag() -> None:
     data = data_of(ROWS)
     pipeline = pipeline_of("token_cls", data)

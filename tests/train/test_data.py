@@ -16,6 +16,7 @@ from adapterkit.train.columns import Roles
 from adapterkit.train.data import Data, load_data
 
 ROLES = Roles(
+    texts=("text", "text_pair"),
     default={"text": "text", "text_pair": "text_pair", "label": "label"},
     required=("text", "label"),
     also={"text": ("sentence",)},
@@ -83,6 +84,21 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     data = load(tmp_path / "a.json", roles, validation_fraction=0.2)
     assert Counter(Counter(data.validation["label"]).values()) == {5: 2}
     assert not set(data.validation["label"]) & set(data.train["label"])
+
+
+def test_groups_of_one(tmp_path: Path) -> None:
+    content = [{"text": f"{index}", "label": f"context {min(index, 196)}"} for index in range(200)]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    roles = Roles(default=ROLES.default, required=ROLES.required, group_by="label")
+    data = load(tmp_path / "a.json", roles)
+    assert 19 <= len(data.validation) <= 25
+    assert not set(data.validation["label"]) & set(data.train["label"])
+
+
+def test_many_small_classes(tmp_path: Path) -> None:
+    content = [{"text": f"{index}", "label": f"class {index // 4}"} for index in range(100)]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert len(load(tmp_path / "a.json").validation) == 10
 
 
 def test_end_of_a_text_is_held_out(tmp_path: Path) -> None:
@@ -217,3 +233,127 @@ def test_values_of_different_types(tmp_path: Path) -> None:
 def test_the_only_file_of_a_directory_is_the_training_split(tmp_path):
     (tmp_path / "reviews.tsv").write_text(rows(40))
     assert len(load(path=str(tmp_path)).train) == 36
+
+
+class TestHeaders:
+    LINES = ("a fine film,pos", "a dull film,neg", "lovely,pos", "boring,neg")
+
+    def folder(self, directory: Path, train: str | None, dev: str | None, *, end: str = "\n", mark: str = "") -> Path:
+        for name, first in (("train.csv", train), ("dev.csv", dev)):
+            lines = [first, *self.LINES] if first else list(self.LINES)
+            ending, begin = (end, mark) if name == "dev.csv" else ("\n", "")
+            (directory / name).write_bytes((begin + "".join(line + ending for line in lines)).encode())
+        return directory
+
+    @pytest.mark.parametrize(("end", "mark"), [("\r\n", ""), ("\n", "\ufeff"), ("\r\n", "\ufeff")])
+    def test_ends_and_marks_do_not_count(self, tmp_path: Path, end: str, mark: str) -> None:
+        data = load(self.folder(tmp_path, "text,label", "text,label", end=end, mark=mark))
+        assert [list(data.train["label"]), list(data.validation["label"])] == [["pos", "neg", "pos", "neg"]] * 2
+        assert list(data.validation["text"]) == list(data.train["text"])
+
+    def test_columns_in_another_order_or_more_of_them(self, tmp_path: Path) -> None:
+        self.folder(tmp_path, "text,label", None)
+        (tmp_path / "dev.csv").write_text("id,label,text\n" + "".join(f"x{i},pos,film {i}\n" for i in range(3)))
+        data = load(tmp_path)
+        assert list(data.validation["text"]) == ["film 0", "film 1", "film 2"]
+        assert set(data.validation["label"]) == {"pos"}
+
+    def test_other_names_are_named(self, tmp_path: Path) -> None:
+        said = r"dev\.csv \(validation\): no column for 'text'.*it lacks text, label and has Text, Label instead"
+        with pytest.raises(DataError, match=said):
+            load(self.folder(tmp_path, "text,label", "Text,Label"))
+
+    def test_other_roles_are_named(self, tmp_path: Path) -> None:
+        self.folder(tmp_path, "text,label", None)
+        (tmp_path / "dev.csv").write_text("text,text_pair,label\na,b,pos\nc,d,neg\n")
+        said = r"dev\.csv \(validation\) has columns for 'text' and 'text_pair' and 'label', but .* it has text_pair\)"
+        with pytest.raises(DataError, match=said):
+            load(tmp_path)
+
+    def test_without_any(self, tmp_path: Path) -> None:
+        self.folder(tmp_path, None, None)
+        (tmp_path / "dev.csv").write_text("a great film,pos\nnot so good,neg\n")  # by itself it might have one
+        data = load(tmp_path)
+        assert (len(data.train), len(data.validation)) == (4, 2)
+
+    def test_in_one_file_alone(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            DataError, match=r"dev\.csv has a header line \(text, label\), but .*train\.csv begins with"
+        ):
+            load(self.folder(tmp_path, None, "text,label"))
+
+    def test_shards_with_other_columns(self, tmp_path: Path) -> None:
+        (tmp_path / "train-0.csv").write_text("text,label\na,1\nb,0\n")
+        (tmp_path / "train-1.csv").write_text("text,stars\na,1\nb,0\n")
+        with pytest.raises(
+            DataError, match=r"train-1\.csv has the columns text, stars, but .*train-0\.csv has text, label"
+        ):
+            load(tmp_path)
+
+
+class TestKeysThatWouldDoNothing:
+    @pytest.mark.parametrize("key", ["name", "revision", "format", "header", "validation", "test"])
+    def test_without_data(self, key: str) -> None:
+        value = {"format": "csv", "header": True}.get(key, "x")
+        with pytest.raises(DataError, match=rf"data\.{key}={value} would do nothing: no data\.path or data\.train"):
+            load_data(DataConfig(**{key: value}), ROLES, lambda: {"train": []})
+
+    @pytest.mark.parametrize("key", ["name", "revision"])
+    def test_of_the_hub_beside_files(self, folder: Path, key: str) -> None:
+        with pytest.raises(DataError, match=rf"data\.{key}=x would do nothing: the data are local files"):
+            load(folder, **{key: "x"})
+
+    def test_of_tables_beside_others(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b"}\n' * 30)
+        with pytest.raises(DataError, match=r"data\.header=True would do nothing: there is no CSV or TSV file"):
+            load(tmp_path / "a.jsonl", header=True)
+
+    def test_of_files_beside_the_hub(self) -> None:
+        with pytest.raises(DataError, match=r"data\.format=csv would do nothing: nobody/nothing is not a local file"):
+            load_data(DataConfig(path="nobody/nothing", format="csv"), ROLES)
+
+
+@pytest.mark.parametrize(("name", "content"), [("test.csv", "text,label\n"), ("test.jsonl", ""), ("test.tsv", "")])
+def test_empty_split_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"film {index},{index % 2}\n" for index in range(40)))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}: (no rows|empty)"):
+        load(tmp_path / "train.csv", test=name)
+
+
+class TestValues:
+    def lines(self, directory: Path, **changes: object) -> Path:
+        rows = [{"text": f"film {index}", "label": "yn"[index % 2]} for index in range(40)]
+        for name, value in changes.items():
+            rows[7][name] = value  # type: ignore[assignment]
+        (directory / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return directory / "a.jsonl"
+
+    @pytest.mark.parametrize("label", [None, "", " ", "NaN"])
+    def test_missing_label(self, tmp_path: Path, label: object) -> None:
+        said = rf"a\.jsonl \(train\): 'label' must hold labels, but row 8 has {label!r}$"
+        with pytest.raises(DataError, match=said):
+            load(self.lines(tmp_path, label=label))
+
+    def test_number_that_is_none(self, tmp_path: Path) -> None:
+        rows = [{"text": "a", "label": float("nan") if index % 10 == 3 else index / 7} for index in range(80)]
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        said = r"but row 4 has nan, row 14 has nan, row 24 has nan, row 34 has nan, row 44 has nan, and 3 more"
+        with pytest.raises(DataError, match=said):
+            load(tmp_path / "a.jsonl")
+
+    def test_text_that_is_none(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"a\.jsonl \(train\): 'text' must hold texts, but row 8 has None$"):
+            load(self.lines(tmp_path, text=None))
+
+    def test_column_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text("".join(f'{{"n": {index}, "label": "b"}}\n' for index in range(40)))
+        with pytest.raises(DataError, match=r"'text' \(column 'n'\) must hold texts, but row 1 has 0, row 2 has 1"):
+            load(tmp_path / "a.jsonl", columns={"text": "n"})
+
+    def test_scores(self, tmp_path: Path) -> None:
+        roles = Roles(default={"text": "text", "score": "score"}, required=("text", "score"), numbers=("score",))
+        with pytest.raises(
+            DataError, match=r"'score' \(column 'label'\) must hold numbers, but row 1 has 'y', .* and 35 more"
+        ):
+            load(self.lines(tmp_path, label="many"), roles, columns={"score": "label"})

@@ -52,6 +52,12 @@ def test_header_can_be_said(tmp_path: Path) -> None:
     assert read_file(path, header=False) == {"column1": ["1", "3"], "column2": ["2", "4"]}
 
 
+def test_columns_of_one_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,text,label\na,b,1\nc,d,0\n")
+    with pytest.raises(DataError, match=r"a\.csv:1: two columns are called 'text'; columns: text, text, label"):
+        read_file(path)
+
+
 def test_ragged_line_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "text\tlabel\ngood\t1\nbad\n")
     with pytest.raises(DataError, match=r"a\.tsv:3: 1 columns, where the first line has 2"):

@@ -29,6 +29,7 @@ class CausalLmPipeline(Pipeline):
     """
 
     required: ClassVar[tuple[str, ...]] = ()
+    texts: ClassVar[tuple[str, ...]] = ("text", "prompt", "completion")
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("content", "document"),
         "prompt": ("instruction", "question", "input"),

@@ -27,6 +27,8 @@ class FeatureExtractionPipeline(Pipeline):
     """
 
     required: ClassVar[tuple[str, ...]] = ("sentence1", "sentence2", "score")
+    texts: ClassVar[tuple[str, ...]] = ("sentence1", "sentence2")
+    numbers: ClassVar[tuple[str, ...]] = ("score",)
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "sentence1": ("text", "anchor", "premise"),
         "sentence2": ("text_pair", "positive", "hypothesis"),

@@ -102,7 +102,7 @@ class QuestionAnsPipeline(Pipeline):
                     f"model has positions for) leave {room} to the context beside the question {question!r}; set "
                     f"data.doc_stride below {room}, or a larger data.max_length"
                 )
-        return min(wanted, self.max_length - added - 1)  # less only where no context is cut
+        return int(min(wanted, self.max_length - added - 1))  # less only where no context is cut
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]

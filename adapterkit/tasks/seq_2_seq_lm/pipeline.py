@@ -20,6 +20,7 @@ class Seq2SeqLmPipeline(Pipeline):
     """ROUGE-L and exact match of greedily generated texts. The baseline is the untrained model."""
 
     required: ClassVar[tuple[str, ...]] = ("source", "target")
+    texts: ClassVar[tuple[str, ...]] = ("source", "target")
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "source": ("input", "document", "article", "text", "dialogue"),
         "target": ("output", "summary", "highlights", "label", "labels"),

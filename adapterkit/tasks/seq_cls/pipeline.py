@@ -18,6 +18,7 @@ from adapterkit.train import metrics
 from adapterkit.train.builtin import sentiment
 from adapterkit.train.data import Data
 from adapterkit.train.pipeline import Batch, Encoded, Pipeline, first
+from adapterkit.train.values import check_names
 
 
 @final
@@ -26,6 +27,7 @@ class SeqClsPipeline(Pipeline):
     Pearson's and Spearman's correlation. The baseline answers with the commonest class, or the mean."""
 
     required: ClassVar[tuple[str, ...]] = ("text", "label")
+    texts: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("sentence", "sentence1", "premise", "question1", "review", "content"),
         "text_pair": ("sentence2", "hypothesis", "question2"),
@@ -49,6 +51,7 @@ class SeqClsPipeline(Pipeline):
         if is_regression(found["train"]):
             self.labels = None
             return {"num_labels": 1, "problem_type": "regression"}
+        check_names({label for values in found.values() for label in values}, "labels", data.source)
         self.labels = ordered(set(found["train"]))
         for name, values in found.items():
             unknown = set(values) - set(self.labels)

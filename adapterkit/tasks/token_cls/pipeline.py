@@ -16,6 +16,7 @@ from adapterkit.train import metrics
 from adapterkit.train.builtin import entities
 from adapterkit.train.data import Data
 from adapterkit.train.pipeline import IGNORED, Batch, Encoded, Pipeline, first, own_positions
+from adapterkit.train.values import check_names
 
 
 @final
@@ -23,6 +24,7 @@ class TokenClsPipeline(Pipeline):
     """F1 over whole BIO entities. The baseline gives every word the commonest tag."""
 
     required: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    texts: ClassVar[tuple[str, ...]] = ("tokens",)
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokens": ("words",),
         "tags": ("ner_tags", "labels", "pos_tags", "chunk_tags"),
@@ -41,6 +43,7 @@ class TokenClsPipeline(Pipeline):
     @override
     def learn(self, data: Data) -> dict[str, Any]:
         found = {name: {tag for row in tag_names(split) for tag in row} for name, split in data.splits().items()}
+        check_names(set().union(*found.values()), "tags", data.source)
         self.tags = sorted(set().union(*found.values()), key=lambda tag: (tag != "O", tag.partition("-")[::-1]))
         return {
             "num_labels": len(self.tags),
