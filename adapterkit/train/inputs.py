@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from adapterkit.config.run import RunConfig
+from adapterkit.errors import ConfigError
 from adapterkit.registry import implementation
 from adapterkit.train.data import Data, load_data
 from adapterkit.train.models import load_tokenizer
 from adapterkit.train.pipeline import Encoded, Pipeline
+
+logger = logging.getLogger("adapterkit")
+
+_USELESS, _DOUBTFUL = 0.9, 0.3  # shares of unknown tokens
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ def read_inputs(config: RunConfig, method: Any) -> Inputs:
         method: its method's config, which may read columns of its own.
 
     Raises:
-        ConfigError: there is no such tokenizer.
+        ConfigError: there is no such tokenizer, or it does not know the texts.
         DataError: a file, split or column is not there.
     """
     task = config.task
@@ -48,7 +54,22 @@ def read_inputs(config: RunConfig, method: Any) -> Inputs:
     data = load_data(config.data, roles, pipeline_class.builtin)
     pipeline = pipeline_class(config.data, tokenizer)
     pipeline.row_inputs = tuple(method.row_inputs)
-    return Inputs(pipeline, data, pipeline.learn(data))
+    options = pipeline.learn(data)
+    _check_known(pipeline, data)
+    return Inputs(pipeline, data, options)
+
+
+def _check_known(pipeline: Pipeline, data: Data) -> None:
+    """
+    Raises:
+        ConfigError: the tokenizer knows next to nothing of the training texts.
+    """
+    share, name = pipeline.unknown_share(data.train), pipeline.tokenizer.name_or_path
+    said = f"{share:.0%} of the tokens of the training texts are unknown to the tokenizer of {name}"
+    if share >= _USELESS:
+        raise ConfigError(f"{said}; set model.tokenizer to one for these texts")
+    if share >= _DOUBTFUL:
+        logger.warning("%s", said)
 
 
 def deciding(config: RunConfig, method: Any) -> str:

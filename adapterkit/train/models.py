@@ -15,10 +15,13 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from adapterkit.config.run import ModelConfig
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import ConfigError
+from adapterkit.registry import resolve
 from adapterkit.train import tiny
 from adapterkit.train.tokenizers import builtin_tokenizer
 
 logger = logging.getLogger("adapterkit")
+
+_FEWEST = 3  # tokens beside special ones; without files some classes still know a blank or a marker
 
 
 def model_name(config: ModelConfig, task: TaskConfig) -> str:
@@ -52,9 +55,15 @@ def load_base(
             return _on_meta(auto, found, config)
         with _silence():
             loaded = auto.from_pretrained(
-                name, **_source(config), **_loading(config), **options, output_loading_info=True
+                name,
+                **_source(config),
+                **_loading(config),
+                **options,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
         model, report = loaded
+        _say_what_is_made_anew(model, task, report["mismatched_keys"])
         _say_what_is_new(model, report["missing_keys"])
         return _prepared(model, config, device)
 
@@ -80,6 +89,18 @@ def _say_what_is_new(model: PreTrainedModel, missing: Iterable[str]) -> None:
         logger.info("newly made: %s", ", ".join(new))
 
 
+def _say_what_is_made_anew(
+    model: PreTrainedModel, task: TaskConfig, mismatched: Iterable[tuple[str, Any, Any]]
+) -> None:
+    """A head of another size, for other classes, is made anew, since it is trained; no other part may be."""
+    heads = set(resolve(task.wrapper).heads)
+    for name, saved, wanted in sorted(mismatched):
+        sizes = f"{name} has the shape {tuple(saved)} in {model.name_or_path}, and {tuple(wanted)} here"
+        if heads.isdisjoint(name.split(".")):
+            raise ConfigError(f"model.name_or_path={model.name_or_path} cannot be loaded: {sizes}")
+        logger.warning("%s: made anew", sizes)
+
+
 def load_tokenizer(config: ModelConfig, task: TaskConfig, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of the base model; one without a padding token pads with its end-of-text token.
 
@@ -99,9 +120,28 @@ def load_tokenizer(config: ModelConfig, task: TaskConfig, **options: Any) -> Pre
     if config.tokenizer:
         source = {"trust_remote_code": config.trust_remote_code}
     with _explained(name, task, key="tokenizer" if config.tokenizer else "name_or_path"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **source, **options)
+        tokenizer = _tokenizer(name, **source, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """
+    Raises:
+        ConfigError: transformers finds no files of a tokenizer; for some models it makes one that knows no word.
+    """
+    missing = (
+        f"{name} has no tokenizer, or one without a vocabulary: set model.tokenizer to the one it was trained with"
+    )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **options)
+    except ValueError as error:
+        if "instantiate the backend tokenizer" in str(error):
+            raise ConfigError(missing) from error
+        raise
+    if len(tokenizer) - len(tokenizer.all_special_ids) < _FEWEST:
+        raise ConfigError(missing)
     return tokenizer
 
 
