@@ -24,13 +24,16 @@ OWN = frozenset(
 """Keys that are ours; checkpoints are counted by `adapterkit.train.resume`."""
 
 
-def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tuple[str, ...]) -> TrainingArguments:
+def training_arguments(
+    config: RunConfig, output_dir: Path, *, label_names: tuple[str, ...], default_metric: str | None = None
+) -> TrainingArguments:
     """What `transformers.Trainer` is configured with.
 
     Args:
         config: the run, with its task.
         output_dir: where checkpoints go.
         label_names: inputs of the model that are labels.
+        default_metric: the metric that suits the data, if it is not the task's.
 
     Raises:
         ConfigError: a logger is not installed, or the machine cannot do what is asked.
@@ -51,7 +54,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tupl
         "logging_nan_inf_filter": False,
         "restore_callback_states_from_checkpoint": trainer.early_stopping_patience is not None,
     }
-    options |= _best(trainer, config.task) | _checkpointing(trainer)
+    options |= _best(trainer, config.task, default_metric) | _checkpointing(trainer)
     options = {key: value for key, value in options.items() if value is not None}
     try:
         return TrainingArguments(**options)
@@ -59,8 +62,8 @@ def training_arguments(config: RunConfig, output_dir: Path, *, label_names: tupl
         raise ConfigError(f"trainer: {error}") from error
 
 
-def _best(trainer: TrainerConfig, task: TaskConfig) -> dict[str, Any]:
-    metric = trainer.metric_for_best_model or task.default_metric
+def _best(trainer: TrainerConfig, task: TaskConfig, default_metric: str | None) -> dict[str, Any]:
+    metric = trainer.metric_for_best_model or default_metric or task.default_metric
     return {"metric_for_best_model": metric, "greater_is_better": more_is_better(metric, trainer, task)}
 
 

@@ -69,6 +69,9 @@ class Pipeline(ABC):
     numbers: ClassVar[tuple[str, ...]] = ()
     """Roles that hold numbers."""
 
+    default_metric: str | None = None
+    """The metric that suits the data, once `learn` has seen them; None stands for the task's."""
+
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     """Inputs of the model that are labels."""
 

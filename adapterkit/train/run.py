@@ -175,7 +175,8 @@ def make_trainer(
 ) -> AdapterTrainer:
     """The trainer of a run, with its callbacks."""
     root = record.path / layout.CHECKPOINTS
-    args = training_arguments(config, root, label_names=prepared.inputs.pipeline.label_names)
+    pipeline = prepared.inputs.pipeline
+    args = training_arguments(config, root, label_names=pipeline.label_names, default_metric=pipeline.default_metric)
     optimizer = optimizer_for(prepared.model, config.trainer, args)  # before anything looks at what is trained
     if optimizer is not None:
         _note_trained(record, prepared.model)
@@ -192,7 +193,7 @@ def make_trainer(
     trainer = AdapterTrainer(
         prepared.model,
         args,
-        pipeline=prepared.inputs.pipeline,
+        pipeline=pipeline,
         train=train,
         validation=validation,
         adapter_name=config.adapter_name,

@@ -125,6 +125,84 @@ def test_saved_base_of_a_user(tmp_path: Path) -> None:
     assert model.active_adapter == "mine"
 
 
+def saved_base(directory: Path, *, num_labels: int = 2, tokenizer: bool = True) -> Path:
+    task = tasks["seq_cls"]()
+    load_base(ModelConfig(), task, num_labels=num_labels).save_pretrained(directory)
+    if tokenizer:
+        load_tokenizer(ModelConfig(), task).save_pretrained(directory)
+    return directory
+
+
+def test_head_for_other_classes_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = saved_base(tmp_path / "base", num_labels=3)
+    run(short_run(model={"name_or_path": str(base)}), tmp_path / "run")
+    said = f"classifier.weight has the shape (3, 128) in {base}, and (2, 128) here: made anew"
+    assert said in capsys.readouterr().err
+    ours, theirs = get_peft_model_state_dict(load_run(tmp_path / "run").model), trained(tmp_path / "run")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_any_other_part_of_another_size_is_refused(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "intermediate_size": config["intermediate_size"] * 2}))
+    with pytest.raises(
+        ConfigError, match=r"intermediate\.dense\.bias has the shape \(\d+,\) in .*base, and \(\d+,\) here"
+    ):
+        run(short_run(model={"name_or_path": str(base)}), tmp_path / "run", quiet=True)
+
+
+def test_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", tokenizer=False)
+    with pytest.raises(ConfigError, match=r"base has no tokenizer, .*: set model\.tokenizer"):
+        run(short_run(model={"name_or_path": str(base)}), tmp_path / "run", quiet=True)
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ConfigError, match=r"llama has no tokenizer, .*: set model\.tokenizer"):
+        load_tokenizer(ModelConfig(tokenizer=str(tmp_path / "llama")), tasks["seq_cls"]())
+
+
+@pytest.mark.parametrize(("strange", "refused"), [(19, True), (10, False)])
+def test_tokenizer_that_does_not_know_the_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], strange: int, refused: bool
+) -> None:
+    words = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3, "good": 4, "bad": 5, "film": 6}
+    base = saved_base(tmp_path / "base", tokenizer=False)
+    (base / "vocab.txt").write_text("\n".join(words))
+    text = " ".join(["strange"] * strange + ["film"] * (20 - strange))
+    (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"{text},{index % 2}\n" for index in range(80)))
+    config = short_run(model={"name_or_path": str(base)}, data={"path": str(tmp_path / "data.csv")}, dry_run=True)
+    said = f"{strange / 20:.0%} of the tokens of the training texts are unknown to the tokenizer of {base}"
+    if refused:
+        with pytest.raises(ConfigError, match=f"{said}; set model.tokenizer"):
+            run(config, tmp_path / "run", quiet=True)
+    else:
+        run(config, tmp_path / "run")
+        assert said in capsys.readouterr().err
+
+
+class TestMetricThatSuitsTheData:
+    def test_numbers(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        lines = [f"the film was {'good' if index % 2 else 'bad'} {index},{index % 2 + 0.25}\n" for index in range(80)]
+        (tmp_path / "data.csv").write_text("text,label\n" + "".join(lines))
+        summary = run(short_run(data={"path": str(tmp_path / "data.csv")}), tmp_path / "run")
+        assert (summary["metric"], summary["greater_is_better"]) == ("pearson", True)
+        assert summary["baseline_name"] == "mean"
+        assert "labels are numbers: regression, judged by pearson" in capsys.readouterr().err
+        chosen = short_run(data={"path": str(tmp_path / "data.csv")}, trainer={"metric_for_best_model": "mse"})
+        assert run(chosen, tmp_path / "other", quiet=True)["greater_is_better"] is False
+
+    def test_parts_of_speech(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        words = [("the", "DET"), ("film", "NOUN"), ("was", "VERB"), ("good", "ADJ")]
+        sentences = ["".join(f"{w}\t{t}\n" for w, t in words[index % 3 :]) for index in range(80)]
+        (tmp_path / "data.conll").write_text("\n".join(sentences))
+        summary = run(short_run("token_cls", data={"path": str(tmp_path / "data.conll")}), tmp_path / "run")
+        assert summary["metric"] == "accuracy"
+        assert 0 < summary["metrics"]["f1"] <= 1
+        assert summary["baseline"]["accuracy"] > 0
+        assert "no tag begins with B- or I-: single tags are scored" in capsys.readouterr().err
+
+
 def test_prompts_are_trained(tmp_path: Path) -> None:
     config = short_run("causal_lm", "prefix_tuning", method={"num_virtual_tokens": 4})
     assert run(config, tmp_path, quiet=True)["status"] == "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from adapterkit.train.builtin import sentiment
 from adapterkit.train.data import Data
 from adapterkit.train.pipeline import Batch, Encoded, Pipeline, first
 from adapterkit.train.values import check_names
+
+logger = logging.getLogger("adapterkit")
 
 
 @final
@@ -49,7 +52,8 @@ class SeqClsPipeline(Pipeline):
     def learn(self, data: Data) -> dict[str, Any]:
         found = {name: label_names(split) for name, split in data.splits().items()}
         if is_regression(found["train"]):
-            self.labels = None
+            self.labels, self.default_metric, self.baseline_name = None, "pearson", "mean"
+            logger.info("labels are numbers: regression, judged by pearson unless trainer.metric_for_best_model is set")
             return {"num_labels": 1, "problem_type": "regression"}
         check_names({label for values in found.values() for label in values}, "labels", data.source)
         self.labels = ordered(set(found["train"]))

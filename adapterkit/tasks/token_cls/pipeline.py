@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -18,10 +20,13 @@ from adapterkit.train.data import Data
 from adapterkit.train.pipeline import IGNORED, Batch, Encoded, Pipeline, first, own_positions
 from adapterkit.train.values import check_names
 
+logger = logging.getLogger("adapterkit")
+
 
 @final
 class TokenClsPipeline(Pipeline):
-    """F1 over whole BIO entities. The baseline gives every word the commonest tag."""
+    """F1 over whole entities where tags begin with ``B-`` or ``I-``; elsewhere, as for parts of speech, accuracy and
+    macro F1 of single tags. The baseline gives every word the commonest tag."""
 
     required: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     texts: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -34,6 +39,8 @@ class TokenClsPipeline(Pipeline):
     tokenizer_options: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
 
     tags: list[str]
+    are_entities: bool = True
+    """Whether tags mark the first and the further words of entities."""
 
     @override
     @classmethod
@@ -45,6 +52,13 @@ class TokenClsPipeline(Pipeline):
         found = {name: {tag for row in tag_names(split) for tag in row} for name, split in data.splits().items()}
         check_names(set().union(*found.values()), "tags", data.source)
         self.tags = sorted(set().union(*found.values()), key=lambda tag: (tag != "O", tag.partition("-")[::-1]))
+        self.are_entities = any(tag.startswith(("B-", "I-")) for tag in self.tags)
+        if not self.are_entities:
+            self.default_metric = "accuracy"
+            logger.info(
+                "no tag begins with B- or I-: single tags are scored, judged by accuracy unless "
+                "trainer.metric_for_best_model is set"
+            )
         return {
             "num_labels": len(self.tags),
             "id2label": dict(enumerate(self.tags)),
@@ -84,7 +98,10 @@ class TokenClsPipeline(Pipeline):
 
     @override
     def score(self, predictions: Any, labels: Any, encoded: Encoded) -> dict[str, float]:
-        return metrics.entities(self._tags(predictions, labels), self._tags(labels, labels))
+        guessed, wanted = self._tags(predictions, labels), self._tags(labels, labels)
+        if self.are_entities:
+            return metrics.entities(guessed, wanted)
+        return metrics.classification(list(chain.from_iterable(guessed)), list(chain.from_iterable(wanted)))
 
     def _tags(self, indices: Any, labels: Any) -> list[list[str]]:
         return [
