@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from adapterkit import replication
+from adapterkit import encoders, replication
 from adapterkit.biases import Parts
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import StateError, did_you_mean
@@ -177,8 +177,6 @@ class Tuner(Folding):
         if target not in self.layers:
             whole = view if view is not None and view.called else None
             self.layers[target] = layer = AdaptedLayer(self.names[target], self.selection, whole)
-            if isinstance(self._owner(target), nn.TransformerEncoderLayer):
-                layer.register_forward_pre_hook(_nothing)  # or its fast path reads the weights, and calls no adapter
             self._put(target, layer)
         return self.layers[target]
 
@@ -199,6 +197,7 @@ class Tuner(Folding):
     def _put(self, target: str, module: nn.Module) -> None:
         self._owner(target)._modules[target.rpartition(".")[2]] = module
         self.names[target] = module
+        encoders.settle(self.model, self.names, target)
 
     def drop(self, name: str, target: str) -> None:
         """Remove what an adapter has at one layer, which is put back as it was if nothing is left there."""
@@ -310,10 +309,6 @@ class Tuner(Folding):
         else:
             replication.put_back(self.model)
         return self.model
-
-
-def _nothing(module: nn.Module, inputs: Any) -> None:
-    """A hook that changes nothing."""
 
 
 def inject(model: nn.Module, config: PeftConfig, adapter_name: str, **options: Any) -> Tuner:
