@@ -24,12 +24,12 @@ class Described(nn.Module):
     @property
     def peft_config(self) -> dict[str, PeftConfig]:
         """The configs as they were honoured, by adapter name."""
-        return self.base_model.configs
+        return self.base_model.peft_config
 
     @property
     def active_adapters(self) -> list[str]:
         """The adapters that the next forward uses, innermost first."""
-        return list(self.base_model.selection.active)
+        return self.base_model.active_adapters
 
     @property
     def active_adapter(self) -> str:

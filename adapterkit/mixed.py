@@ -42,8 +42,7 @@ class PeftMixedModel(PeftModel):
     @override
     def active_adapter(self) -> Any:
         """The active adapter's name, or the list of names where there are several."""
-        active = self.active_adapters
-        return active[0] if len(active) == 1 else active
+        return self.base_model.active_adapter
 
     @override
     def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import nn
 from typing_extensions import override
@@ -19,14 +19,13 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import PromptAdapter
-from adapterkit.nn.combination import Combination
+from adapterkit.operations import Operations
 from adapterkit.registry import resolve, tasks
 from adapterkit.saved import Saved
 from adapterkit.tuner import Tuner
-from adapterkit.weighted import add_weighted, check_adapters
 
 
-class PeftModel(Saved):
+class PeftModel(Operations, Saved):
     """A base model with adapters. ``base_model`` is the tuner, ``base_model.model`` the model itself, changed in place.
 
     Args:
@@ -72,6 +71,11 @@ class PeftModel(Saved):
             if name in ("base_model", "prompt_encoder"):
                 raise
             return getattr(self.base_model, name)
+
+    @property
+    @override
+    def _tuner(self) -> Tuner:
+        return self.base_model
 
     @classmethod
     @override
@@ -128,32 +132,10 @@ class PeftModel(Saved):
         config = prompts.with_sizes(config, self.get_base_model(), self.task_type)
         return config, prompts.make_prompt(config, self.get_base_model(), name, empty=empty)
 
-    def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
-        """Use this adapter alone from now on, and train it; those that were active before are frozen.
-
-        Args:
-            adapter_name: which one; a list activates several, the first one innermost.
-            inference_mode: leave it frozen.
-
-        Raises:
-            StateError: unknown name; lists the known ones.
-        """
-        wanted = (adapter_name,) if isinstance(adapter_name, str) else tuple(adapter_name)
-        before = self.active_adapters
-        self.base_model.activate(wanted)
-        self.set_requires_grad([name for name in before if name not in wanted], False)
-        self.set_requires_grad(wanted, not inference_mode)
-
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
-        """Whether adapters receive gradients; which ones are active does not change.
-
-        Raises:
-            StateError: a name is unknown; nothing is changed then.
-        """
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        self.base_model.require(*names)
-        for name in names:
-            self.base_model.set_trainable(name, requires_grad)
+        """Whether adapters receive gradients; which ones are active does not change."""
+        super().set_requires_grad(adapter_names, requires_grad)
+        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
             if name in self.prompt_encoder:
                 self.prompt_encoder[name].requires_grad_(requires_grad)
 
@@ -163,47 +145,9 @@ class PeftModel(Saved):
         Raises:
             StateError: unknown, or merged.
         """
-        self.base_model.delete(adapter_name)
+        super().delete_adapter(adapter_name)
         if adapter_name in self.prompt_encoder:
             del self.prompt_encoder[adapter_name]
-
-    def add_weighted_adapter(
-        self,
-        adapters: Sequence[str],
-        weights: Sequence[float],
-        adapter_name: str,
-        combination_type: str | None = None,
-        svd_rank: int | None = None,
-        svd_clamp: float | None = None,
-        svd_full_matrices: bool = True,
-        svd_driver: str | None = None,
-        density: float | None = None,
-        majority_sign_method: Literal["total", "frequency"] = "total",
-    ) -> None:
-        """Add an adapter that is a weighted combination of others; it is frozen and not active.
-
-        One adapter at weight 1 is given back exactly, whatever its variant.
-
-        Args:
-            adapters: their names.
-            weights: one for each; negative ones subtract.
-            adapter_name: what to call the combination.
-            combination_type: see `adapterkit.nn.combination`; None takes the method's own (LoRA: ``svd``).
-            svd_rank: rank of the combination where it is factorised anew; None takes the largest of theirs.
-            svd_clamp: quantile at which the new factors are clamped.
-            svd_full_matrices: accepted for PEFT's sake; changes nothing.
-            svd_driver: accepted for PEFT's sake.
-            density: share of the numbers that pruning keeps, above 0 and at most 1.
-            majority_sign_method: whether TIES settles on a sign by the sum of the values or by counting.
-
-        Raises:
-            StateError: there is no adapter, one is unknown or without a config, or the name is taken.
-            CapabilityError: the method has no such combination, or the adapters do not go together.
-        """
-        check_adapters(self.base_model, adapters)
-        kind = combination_type or self.peft_config[adapters[0]].adapter_class().combination
-        how = Combination(kind, svd_rank, svd_clamp, density, majority_sign_method)
-        add_weighted(self.base_model, adapters, weights, adapter_name, how)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
@@ -263,55 +207,9 @@ class PeftModel(Saved):
         finally:
             self.base_model.selection.forget()
 
-    # -- merging ------------------------------------------------------------------------------------------------------
-
-    def merge_adapter(
-        self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False, *, requantise: bool = False
-    ) -> None:
-        """Fold adapters into the base's weights, in place; `unmerge_adapter` puts the weights back bit for bit.
-
-        Args:
-            adapter_names: which adapters; None takes the active ones.
-            safe_merge: refuse weights that are not finite, and change nothing then.
-            requantise: keep quantised layers quantised. Otherwise they become plain layers, in full precision.
-
-        ``base_model.merge_errors`` has, by layer, the largest difference between the weight stored and the exact one.
-        """
-        self._refuse_prompts("merge")
-        self.base_model.merge(adapter_names, safe=safe_merge, requantise=requantise)
-
-    def unmerge_adapter(self) -> None:
-        """Undo `merge_adapter` exactly."""
-        self.base_model.unmerge()
-
-    def merge_and_unload(
-        self,
-        progressbar: bool = False,
-        safe_merge: bool = False,
-        adapter_names: Sequence[str] | None = None,
-        *,
-        requantise: bool = False,
-    ) -> nn.Module:
-        """The plain base model with the adapters folded into its weights, beside those that are merged already.
-
-        Args:
-            progressbar: show the layers going by.
-            safe_merge: refuse weights that are not finite, and change nothing then.
-            adapter_names: which adapters; None takes the active ones.
-            requantise: as for `merge_adapter`.
-        """
-        self._refuse_prompts("merge_and_unload")
-        options = {"safe": safe_merge, "progress": progressbar, "requantise": requantise}
-        return self.base_model.unload(merge=True, names=adapter_names, **options)
-
     def unload(self) -> nn.Module:
         """The plain base model, without the adapters."""
-        return self.base_model.unload(merge=False)
-
-    def _refuse_prompts(self, operation: str) -> None:
-        for name in self.prompt_encoder:
-            method = self.peft_config[name].peft_type
-            raise CapabilityError(f"{method} cannot {operation}: no weight expresses a prompt")
+        return self.base_model.unload()
 
 
 def wrapper_for(config: PeftConfig) -> type[PeftModel]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from adapterkit import encoders, replication
 from adapterkit.biases import Parts
@@ -25,13 +26,14 @@ from adapterkit.nn.module import set_training
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
+from adapterkit.operations import Operations
 from adapterkit.parameters import base_of
 from adapterkit.schedules import Schedules
 from adapterkit.targets import modules_of
 from adapterkit.tying import Tied
 
 
-class Tuner(Folding):
+class Tuner(Operations, Folding):
     """A base model in place, with its adapted layers by name. ``model`` is the base model itself."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -63,6 +65,11 @@ class Tuner(Folding):
         for module in [*self.layers.values(), *self.copies.values()]:
             held: Any = module.selection
             self.selection = held
+
+    @property
+    @override
+    def _tuner(self) -> Tuner:
+        return self
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -247,9 +254,21 @@ class Tuner(Folding):
                 listed = ", ".join(self.known) or "none"
                 raise StateError(f"no adapter named {name!r}{did_you_mean(name, self.known)} Adapters: {listed}")
 
-    def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
-        """`activate`, under the name and with the arguments that PEFT's tuner has."""
-        self.activate((adapter_name,) if isinstance(adapter_name, str) else adapter_name)
+    @property
+    def peft_config(self) -> dict[str, PeftConfig]:
+        """The configs as they were honoured, by adapter name."""
+        return self.configs
+
+    @property
+    def active_adapters(self) -> list[str]:
+        """The adapters that the next forward uses, innermost first."""
+        return list(self.selection.active)
+
+    @property
+    def active_adapter(self) -> str | list[str]:
+        """The active adapter's name, or the list of names where there are several, or none."""
+        active = self.active_adapters
+        return active[0] if len(active) == 1 else active
 
     def activate(self, names: Sequence[str]) -> None:
         """Use these adapters from now on, the first one innermost. Nothing else about them changes."""
@@ -287,7 +306,7 @@ class Tuner(Folding):
 
     # -- taking apart -------------------------------------------------------------------------------------------------
 
-    def unload(self, *, merge: bool, names: Sequence[str] | None = None, **options: bool) -> nn.Module:
+    def unload(self, *, merge: bool = False, names: Sequence[str] | None = None, **options: bool) -> nn.Module:
         """The plain base model again, with the adapters folded in or without them; options are `merge`'s. This tuner is
         empty afterwards. Adapters that are merged already are folded in, too, innermost."""
         chosen = self.selection.active if names is None else tuple(names)
