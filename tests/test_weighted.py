@@ -132,10 +132,8 @@ def test_heads_biases_and_tokens_move_by_the_weighted_sum():
     torch.testing.assert_close(rows["sum"].rows(), start + moved)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *SVD_KINDS])
-def test_numbers_are_pefts(kind):
-    density = None if kind in ("linear", "cat", "svd") else 0.4
-    fields = {"r": 2, "target_modules": ["a", "b", "embed"]}
+def model_and_pefts(fields):
+    """Adapters ``x`` and ``y`` of one config, but for alpha, with the same tensors in both libraries."""
     made = get_peft_model(net(), LoraConfig(**fields), "x")
     made.add_adapter("y", LoraConfig(**fields, lora_alpha=5))
     made.set_requires_grad("y", True)
@@ -147,6 +145,14 @@ def test_numbers_are_pefts(kind):
         state = get_peft_model_state_dict(made, adapter_name=name)
         with quiet():
             peft.set_peft_model_state_dict(theirs, {k: t.clone() for k, t in state.items()}, name)
+    return made, theirs
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *SVD_KINDS])
+def test_numbers_are_pefts(kind):
+    density = None if kind in ("linear", "cat", "svd") else 0.4
+    fields = {"r": 2, "target_modules": ["a", "b", "embed"]}
+    made, theirs = model_and_pefts(fields)
     options = {"combination_type": kind, "density": density, "majority_sign_method": "frequency"}
     for each in (made, theirs):
         torch.manual_seed(5)
@@ -157,6 +163,23 @@ def test_numbers_are_pefts(kind):
         torch.testing.assert_close(made(X), theirs.eval()(X), atol=1e-5, rtol=1e-4)
     sizes = {k: t.shape for k, t in get_peft_model_state_dict(made, adapter_name="sum").items()}
     assert sizes == {k: t.shape for k, t in peft.get_peft_model_state_dict(theirs, adapter_name="sum").items()}
+
+
+@pytest.mark.parametrize("kind", ["svd", "magnitude_prune_svd"])
+@pytest.mark.parametrize("svd_rank", [None, 3])
+def test_a_pattern_does_not_cut_the_rank_of_a_sum(kind, svd_rank):
+    made, theirs = model_and_pefts({"r": 6, "target_modules": ["a", "b"], "rank_pattern": {"a": 2}})
+    with quiet():
+        for each in (made, theirs):
+            density = None if kind == "svd" else 0.5
+            each.add_weighted_adapter(["x", "y"], [0.7, -0.4], "sum", kind, svd_rank=svd_rank, density=density)
+            each.set_adapter("sum")
+    torch.testing.assert_close(made(X), theirs.eval()(X), atol=1e-5, rtol=1e-4)
+    sizes = {k: t.shape for k, t in get_peft_model_state_dict(made, adapter_name="sum").items()}
+    assert sizes == {k: t.shape for k, t in peft.get_peft_model_state_dict(theirs, adapter_name="sum").items()}
+    if (kind, svd_rank) == ("svd", None):
+        x, y, both = (change(made, name)["a.weight"] for name in ("x", "y", "sum"))
+        torch.testing.assert_close(both, 0.7 * x - 0.4 * y, atol=1e-5, rtol=1e-4)
 
 
 def test_dare_drops_and_rescales():

@@ -27,7 +27,7 @@ class Combination:
     """One of `KINDS` and `SVD_KINDS`; those ending in ``_svd`` work on the whole change, and factorise it anew."""
 
     svd_rank: int | None = None
-    """Rank of the result where it is factorised anew; None takes the largest among the adapters."""
+    """Rank of the result where it is factorised anew; None takes the largest in the adapters' configs."""
 
     svd_clamp: float | None = None
     """Quantile at which the new factors are clamped."""

@@ -34,7 +34,8 @@ def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence
     """
     if len({tuple(config.alora_invocation_tokens or ()) for config in configs}) > 1:
         raise CapabilityError("adapters with different alora_invocation_tokens cannot be combined")
-    ranks = {target: _rank(target, adapters, how) for target, adapters in layers.items()}
+    largest = max(rank for config in configs for rank in (config.r, *config.rank_pattern.values()))
+    ranks = {target: _rank(target, adapters, how, largest) for target, adapters in layers.items()}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {target: rank for target, rank in ranks.items() if rank != usual}
     changes = {
@@ -46,7 +47,8 @@ def combined_config(configs: Sequence[LoraConfig], layers: Mapping[str, Sequence
     return configs[0].model_copy(update=changes)
 
 
-def _rank(target: str, adapters: Sequence[Any], how: Combination) -> int:
+def _rank(target: str, adapters: Sequence[Any], how: Combination, largest: int) -> int:
+    """The rank at one layer; where it is factorised anew, the ``largest`` that a config has anywhere."""
     factors = [adapter.whole_factors() for adapter in adapters]
     ranks: list[int] = [len(a) for a, _ in factors]
     if how.kind == "cat":
@@ -54,7 +56,7 @@ def _rank(target: str, adapters: Sequence[Any], how: Combination) -> int:
     if how.factorises:
         a, b = factors[0]
         sizes: list[int] = [a[0].numel(), len(b)]
-        return min(how.svd_rank or max(ranks), *sizes)
+        return min(how.svd_rank or max(largest, *ranks), *sizes)
     if len(set(ranks)) > 1:
         raise CapabilityError(
             f"{how.kind} needs adapters of one rank, and those of {target} have {ranks}: use svd or cat"
