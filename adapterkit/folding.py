@@ -23,7 +23,7 @@ class Folding(nn.Module):
     merge_errors: dict[str, float]
     """By layer: the largest absolute difference between the weight that the last merge stored and the exact one."""
 
-    _order: tuple[str, ...] = ()  # of the last merge, which no layer need know
+    _order: tuple[str, ...] = ()  # of the last merge: a layer knows that of its own adapters only
 
     @abstractmethod
     def require(self, *names: str) -> None:
@@ -54,11 +54,16 @@ class Folding(nn.Module):
         Without ``keep`` weights that nothing else holds are written to, one layer after the other, once all the others
         are merged. Interrupted then, the model still computes the same: merged layers with their new weights, the
         others with their adapters.
+
+        Adapters that are merged already stay so, and the others come outside them: all are folded anew into the frozen
+        weights, as by one call with all their names.
         """
         names = self.selection.active if names is None else tuple(names)
         self.require(*names)
-        if self.merged_adapters:
-            raise StateError(f"adapters {list(self.merged_adapters)} are merged already: unmerge first")
+        if merged := self.merged_adapters:
+            self._merge_on(merged, names, keep=keep, safe=safe, requantise=requantise, progress=progress)
+            return
+        self._order = names
         in_place = not keep and not safe
         last = {name for name, layer in self.layers.items() if in_place and layer.merges_in_place(names)}
         layers = sorted(self.layers.items(), key=lambda item: item[0] in last)
@@ -77,17 +82,29 @@ class Folding(nn.Module):
             for layer in self.layers.values():
                 layer.forget_frozen()
 
-    def merge_for_good(self, names: Sequence[str], *, safe: bool = False, **options: bool) -> None:
-        """`merge` these adapters, and keep nothing to unmerge them with, in the place of those that are merged. If it
-        fails, those are merged again."""
+    def merge_for_good(self, names: Sequence[str], **options: bool) -> None:
+        """`merge` these adapters in the place of those that are merged, and keep nothing to unmerge them with."""
         self.require(*names)
-        before, stored = self.merged_adapters, any(layer.is_requantised for layer in self.layers.values())
+        self._merge_anew(self.merged_adapters, names, keep=False, **options)
+
+    def _merge_on(self, merged: tuple[str, ...], names: Sequence[str], **options: bool) -> None:
+        """`merge` of further adapters beside those that are ``merged``."""
+        together = tuple(dict.fromkeys((*merged, *names)))
+        if together == merged:
+            return
+        if any(layer.merged and not (layer._frozen or layer._quantised) for layer in self.layers.values()):
+            raise StateError(f"adapters {list(merged)} are merged for good: the frozen weights are gone")
+        self._merge_anew(merged, together, **options)
+
+    def _merge_anew(self, merged: tuple[str, ...], names: Sequence[str], **options: bool) -> None:
+        """`merge` into the frozen weights; where it fails, those that were ``merged`` are merged as they were."""
+        stored = any(layer.is_requantised for layer in self.layers.values())
         self.unmerge()
         try:
-            self.merge(names, keep=False, safe=safe, **options)
+            self.merge(names, **options)
         except BaseException:
-            if before and not self.merged_adapters:
-                self.merge(before, requantise=stored)
+            if merged and not self.merged_adapters:
+                self.merge(merged, requantise=stored)
             raise
 
     def _tie_again(self) -> None:

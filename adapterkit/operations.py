@@ -113,7 +113,7 @@ class Operations(nn.Module):
         """Fold adapters into the base's weights, in place; `unmerge_adapter` puts the weights back bit for bit.
 
         Args:
-            adapter_names: which adapters; None takes the active ones.
+            adapter_names: which adapters; None takes the active ones. They come beside those that are merged already.
             safe_merge: refuse weights that are not finite, and change nothing then.
             requantise: keep quantised layers quantised. Otherwise they become plain layers, in full precision.
 

@@ -36,14 +36,66 @@ def test_bias_modes(mode, biases):
     assert torch.equal(model(x), base)
 
 
-def test_merging_twice_deleting_or_switching_while_merged_are_refused():
+def test_deleting_or_switching_while_merged_is_refused():
     tuner = tuned("a", "b")
     tuner.merge(("a",))
-    for call in (tuner.merge, lambda: tuner.delete("a"), lambda: tuner.activate(("b",))):
+    for call in (lambda: tuner.delete("a"), lambda: tuner.activate(("b",))):
         with pytest.raises(StateError, match="merged"):
             call()
     tuner.unmerge()
     tuner.delete("a")
+
+
+def test_merging_on_is_merging_all_at_once():
+    tuner, together = tuned("a", "b"), tuned("a", "b")
+    before = values(tuner.model)
+    tuner.merge(("b",))
+    once = values(tuner.model)
+    tuner.merge(("b",))
+    assert all(torch.equal(once[key], tensor) for key, tensor in values(tuner.model).items())
+    tuner.merge(("a",))
+    together.merge(("b", "a"))
+    assert tuner.merged_adapters == ("b", "a")
+    assert tuner.merge_errors == together.merge_errors
+    after = values(together.model)
+    assert all(torch.equal(after[key], tensor) for key, tensor in values(tuner.model).items())
+    assert not torch.equal(after["layers.0.query.base_layer.weight"], once["layers.0.query.base_layer.weight"])
+    tuner.unmerge()
+    assert all(torch.equal(before[key], tensor) for key, tensor in values(tuner.model).items())
+
+
+def test_merging_on_that_fails_leaves_what_was_merged():
+    tuner = tuned("a", "b")
+    with torch.no_grad():
+        tuner.layers["layers.1.value"].adapters["b"].lora_B.weight.fill_(torch.nan)
+    tuner.merge(("a",))
+    before = values(tuner.model)
+    with pytest.raises(StateError, match="not finite"):
+        tuner.merge(("b",), safe=True)
+    assert tuner.merged_adapters == ("a",)
+    assert all(torch.equal(before[key], t) or t.isnan().any() for key, t in values(tuner.model).items())
+
+
+def test_adapters_stay_merged_in_their_order():
+    tuner = Tuner(net())
+    tuner.add("first", lora(target_modules=["query"]))
+    tuner.add("a", lora(target_modules=["value"]))
+    tuner.add("b", lora())
+    tuner.merge(("a", "b"))  # the first layer has b alone
+    assert tuner.merged_adapters == ("a", "b")
+    tuner.activate(("a", "b"))
+    tuner.merge(("first",))
+    assert tuner.layers["layers.0.value"].merged_adapters == ("a", "b")
+    assert tuner.merged_adapters == ("a", "b", "first")
+    tuner.unmerge()
+    assert tuner.merged_adapters == ()
+
+
+def test_weights_that_nobody_kept_are_not_merged_into_again():
+    tuner = tuned("a", "b")
+    tuner.merge(("a",), keep=False)
+    with pytest.raises(StateError, match=r"adapters \['a'\] are merged for good"):
+        tuner.merge(("b",))
 
 
 def test_merging_is_all_layers_or_none():

@@ -58,6 +58,12 @@ CALLS = {
     "enable": lambda tuner: [tuner.disable_adapter_layers(), tuner.enable_adapter_layers()],
     "merge": lambda tuner: tuner.merge_adapter(),
     "merge one": lambda tuner: tuner.merge_adapter(["two"], safe_merge=True),
+    "merge twice": lambda tuner: [tuner.merge_adapter(), tuner.merge_adapter()],
+    "merge one, then the other": lambda tuner: [tuner.merge_adapter(["one"]), tuner.merge_adapter(["two"])],
+    "merge one after the other, unmerge": lambda tuner: [
+        *(tuner.merge_adapter([name]) for name in ("one", "two")),
+        tuner.unmerge_adapter(),
+    ],
     "unmerge": lambda tuner: [tuner.merge_adapter(), tuner.unmerge_adapter()],
     "combine": weighted,
     "delete": delete,
