@@ -75,7 +75,6 @@ class Folding(nn.Module):
             for name in errors.keys() - last:
                 self.layers[name].unmerge()
             raise
-        self._order = names
         self._tie_again()
         self.merge_errors = {name: error for name, error in errors.items() if self.layers[name].merged}
         if not keep:
