@@ -11,22 +11,17 @@ injected into has no prefix at all. All three are read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from adapterkit.architectures import model_path
+from adapterkit import embeddings
 from adapterkit.errors import CheckpointError, nearest
-from adapterkit.files import cached
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
-from adapterkit.nn.view import frozen_of
+from adapterkit.nn.tokens import TiedTokens
 from adapterkit.tuner import Tuner
-
-EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
-"""Names under which PEFT takes a targeted module for an embedding, which then travels with the adapter."""
 
 PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
 
@@ -132,7 +127,8 @@ def get_peft_model_state_dict(
     state = {prefix_of(model, key, adapter_name) + key: t for key, t in adapter_state(model, adapter_name).items()}
     if state_dict is not None:
         state = _taken_from(model, state_dict, adapter_name, state)
-    return {**state, **_embeddings(model, adapter_name, save_embedding_layers)}
+    travelling = embeddings.travelling(tuner_of(model), adapter_name, save_embedding_layers)
+    return {**state, **{prefix_of(model, key, adapter_name) + key: t for key, t in travelling.items()}}
 
 
 def _taken_from(model: nn.Module, given: Mapping[str, Tensor], name: str, state: State) -> State:
@@ -145,57 +141,6 @@ def _taken_from(model: nn.Module, given: Mapping[str, Tensor], name: str, state:
             if full is not None and full in given:
                 taken[prefix_of(model, stem + key, name) + stem + key] = given[full]
     return {key: taken.get(key, tensor) for key, tensor in state.items()}
-
-
-def _embeddings(model: nn.Module, name: str, wanted: bool | str) -> State:
-    """The embeddings of the base, where they have to travel with the adapter: where they are targeted, or resized."""
-    tuner = tuner_of(model)
-    targeted = _targets_embeddings(tuner, name)
-    if wanted == "auto":
-        wanted = targeted or _was_resized(tuner, name)
-    return _base_embeddings(tuner, adapted_only=targeted) if wanted else {}
-
-
-def _base_embeddings(tuner: Tuner, *, adapted_only: bool = False) -> State:
-    """The frozen weights of the input and output embeddings, by the keys that files have."""
-    state: State = {}
-    for get in ("get_input_embeddings", "get_output_embeddings"):
-        module = getattr(tuner.model, get, lambda: None)()
-        for target, candidate in tuner.names.items():
-            adapted = target in tuner.layers
-            if candidate is module and target not in tuner.copies and (adapted or not adapted_only):
-                key = f"{PREFIX}{target}.{'base_layer.' if adapted else ''}weight"
-                state[key] = _frozen(tuner, key.removeprefix(PREFIX)).detach()
-    return state
-
-
-def _frozen(tuner: Tuner, key: str) -> Tensor:
-    """A parameter of the base, merged or not."""
-    path, _, name = key.rpartition(".")
-    layer = tuner.model.get_submodule(path)
-    return cast(Tensor, frozen_of(layer).get(name, getattr(layer, name)))
-
-
-def _targets_embeddings(tuner: Tuner, name: str) -> bool:
-    config = tuner.configs.get(name)
-    if config is None or config.trains_tokens:
-        return False
-    return any(
-        target.rpartition(".")[2] in EMBEDDINGS and name in layer.adapters for target, layer in tuner.layers.items()
-    )
-
-
-def _was_resized(tuner: Tuner, name: str) -> bool:
-    """Whether the vocabulary is no longer the one on disk. The network is not asked."""
-    config = tuner.configs.get(name)
-    model_config: Any = getattr(tuner.model, "config", None)
-    size = getattr(model_config, "vocab_size", None)
-    base = (config and config.base_model_name_or_path) or model_path(tuner.model)
-    path = cached(base, "config.json") if size and base else None
-    if path is None:
-        return False
-    original = type(model_config).from_dict(json.loads(path.read_text(encoding="utf-8")))
-    return bool(original.vocab_size != size)
 
 
 def set_peft_model_state_dict(
@@ -234,19 +179,22 @@ def take_state(
     tuner_of(model).require_unmerged(adapter_name, "giving it other tensors")
     held = {stem: _tensors(part) for stem, (_, part) in parts.items()}
     expected = {stem + key: tensor for stem, own in held.items() for key, tensor in own.items()}
-    given = {_plain(k, expected): t for k, t in state.items() if ".original_module." not in k}
-    embeddings = {key: given.pop(key) for key in _embedding_keys(model) if key in given and key not in expected}
+    tuner = tuner_of(model)
+    places = embeddings.given(tuner, adapter_name, state, expected)
+    base, taken = {target: state[key] for target, key in places.items()}, set(places.values())
+    given = {_plain(k, expected): t for k, t in state.items() if k not in taken and ".original_module." not in k}
+    for key in _followers(parts):
+        given.pop(key, None)
     for key in _shared_biases(model, adapter_name, [k for k in given if k not in expected and k.endswith("bias")]):
         del given[key]
-    _check_base(model, embeddings)
+    embeddings.check(tuner, base)
     problems = _differences(expected, given, ignore_shapes=ignore_mismatched_sizes)
     if problems and strict:
         raise CheckpointError(f"adapter {adapter_name!r} does not fit this model:\n" + "\n".join(problems))
     fitting = {k: t for k, t in given.items() if k in expected and t.shape == expected[k].shape}
     for stem, (_, part) in parts.items():
         _load(part, {key: fitting.get(stem + key, old) for key, old in held[stem].items()})
-    for key, tensor in embeddings.items():
-        _frozen(tuner_of(model), key).data.copy_(tensor)
+    embeddings.load(tuner, base)
     return LoadResult([k for k in expected if k not in fitting], [k for k in given if k not in expected])
 
 
@@ -261,8 +209,9 @@ def _plain(key: str, expected: Iterable[str]) -> str:
     return bare if bare in expected and key not in expected else key
 
 
-def _embedding_keys(model: nn.Module) -> list[str]:
-    return [key.removeprefix(PREFIX) for key in _base_embeddings(tuner_of(model))]
+def _followers(parts: Mapping[str, tuple[str, nn.Module]]) -> list[str]:
+    """The keys under which PEFT writes trained tokens once more, for layers that follow another's."""
+    return [f"{stem}trainable_tokens_delta" for stem, (_, part) in parts.items() if isinstance(part, TiedTokens)]
 
 
 def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str]:
@@ -272,16 +221,6 @@ def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str
     trained = {id(layer.base_layer._parameters.get("bias")) for layer in layers}
     own = dict(tuner.model.named_parameters(remove_duplicate=False)) if trained else {}
     return [key for key in keys if key in own and id(own[key]) in trained]
-
-
-def _check_base(model: nn.Module, embeddings: State) -> None:
-    for key, tensor in embeddings.items():
-        parameter = _frozen(tuner_of(model), key)
-        if parameter.shape != tensor.shape:
-            raise CheckpointError(
-                f"{key}: the file's embedding is {tuple(tensor.shape)}, the model's {tuple(parameter.shape)}; "
-                "call resize_token_embeddings first"
-            )
 
 
 def _differences(expected: State, given: State, *, ignore_shapes: bool) -> list[str]:

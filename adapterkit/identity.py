@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.architectures import model_type
-from adapterkit.checkpoint import COMPILED, EMBEDDINGS, plain, tuner_of
+from adapterkit.checkpoint import COMPILED, plain, tuner_of
+from adapterkit.embeddings import EMBEDDINGS
 from adapterkit.tuner import Tuner
 
 ARCHITECTURE, WEIGHTS = "adapterkit_base_architecture", "adapterkit_base_weights"

@@ -121,6 +121,84 @@ def test_resized_embeddings_travel_with_the_adapter(tmp_path, writer, tie):
         )
 
 
+def renewed(path, seed=2):
+    """`grown`, with other values in the new rows."""
+    torch.manual_seed(seed)
+    with quiet():
+        return grown(path)
+
+
+@pytest.mark.parametrize("indices", [[32, 33], {"embed_tokens": [32], "lm_head": [33, 5]}], ids=str)
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("writer", [adapterkit, peft])
+def test_resized_embeddings_travel_beside_trained_tokens(tmp_path, writer, tie, indices):
+    llama(tie_word_embeddings=tie).save_pretrained(tmp_path / "base")
+    with quiet():
+        fields = {**FIELDS, "trainable_token_indices": indices}
+        written = writer.get_peft_model(renewed(tmp_path / "base", 1), writer.LoraConfig(**fields)).eval()
+        add_noise(written)
+        written.save_pretrained(tmp_path / "adapter")
+    state = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert "base_model.model.model.embed_tokens.token_adapter.base_layer.weight" in state
+    for reader in (adapterkit, peft):
+        with quiet():
+            read = reader.PeftModel.from_pretrained(renewed(tmp_path / "base"), tmp_path / "adapter").eval()
+        torch.testing.assert_close(read(input_ids=IDS).logits, written(input_ids=IDS).logits, atol=1e-5, rtol=1e-4)
+
+
+BESIDE = [
+    {"target_modules": ["q_proj", "embed_tokens"]},
+    {"trainable_token_indices": [3, 33]},
+    {"target_modules": ["q_proj", "lm_head"], "bias": "all"},
+    {"modules_to_save": ["embed_tokens", "lm_head"]},
+]
+
+
+@pytest.mark.parametrize("fields", BESIDE, ids=str)
+def test_embeddings_travel_as_their_own_adapter_has_them(tmp_path, fields):
+    llama().save_pretrained(tmp_path / "base")
+    written = get_peft_model(renewed(tmp_path / "base", 1), config({}), "a")
+    written.add_adapter("b", config(fields))
+    written.set_adapter(["a", "b"])
+    add_noise(written)
+    written.eval().save_pretrained(tmp_path)
+    assert "base_model.model.model.embed_tokens.weight" in load_file(tmp_path / "a" / "adapter_model.safetensors")
+    for name in ("a", "b"):
+        written.set_adapter(name)
+        for reader in (adapterkit, peft):
+            with quiet():
+                read = reader.PeftModel.from_pretrained(renewed(tmp_path / "base"), tmp_path / name).eval()
+            found, expected = read(input_ids=IDS).logits, written(input_ids=IDS).logits
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [BESIDE[0], BESIDE[3]], ids=str)
+def test_pefts_embeddings_beside_another_adapter(tmp_path, fields):
+    with quiet():
+        written = peft.get_peft_model(llama(), peft.LoraConfig(**FIELDS), adapter_name="a")
+        written.add_adapter("b", peft.LoraConfig(**{**FIELDS, **fields}))
+        add_noise(written)
+        written.eval().save_pretrained(tmp_path, save_embedding_layers=True)
+    other = llama()
+    with torch.no_grad():
+        other.model.embed_tokens.weight += 0.5
+    read = PeftModel.from_pretrained(other, tmp_path / "a")
+    torch.testing.assert_close(read(input_ids=IDS).logits, written(input_ids=IDS).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_embeddings_of_an_injected_model_and_of_a_prompt_have_their_prefix():
+    model = adapterkit.inject_adapter_in_model(config({}), llama())
+    assert "model.embed_tokens.weight" in get_peft_model_state_dict(model, save_embedding_layers=True)
+    prompts = {"num_virtual_tokens": 2, "task_type": "CAUSAL_LM"}
+    mine = get_peft_model(llama(), adapterkit.PromptTuningConfig(**prompts))
+    state = get_peft_model_state_dict(mine, save_embedding_layers=True)
+    with quiet():
+        theirs = peft.get_peft_model(llama(), peft.PromptTuningConfig(**prompts))
+        their_state = peft.get_peft_model_state_dict(theirs, save_embedding_layers=True)
+    assert state.keys() == their_state.keys()
+    adapterkit.set_peft_model_state_dict(mine, their_state)
+
+
 def test_embeddings_stay_where_nothing_was_resized(tmp_path):
     llama().save_pretrained(tmp_path / "base")
     base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
