@@ -11,6 +11,7 @@ from collections.abc import Container, Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from adapterkit.architectures import model_path
@@ -65,7 +66,7 @@ def _plain(key: str) -> str:
 def check(tuner: Tuner, tensors: Mapping[str, Tensor]) -> None:
     """
     Raises:
-        CheckpointError: a layer has another length.
+        CheckpointError: a layer has another length, or holds the merged weight in the place of the frozen one.
     """
     for target, tensor in tensors.items():
         layer = tuner.names[target]
@@ -74,6 +75,11 @@ def check(tuner: Tuner, tensors: Mapping[str, Tensor]) -> None:
             raise CheckpointError(
                 f"{target}.weight: the file's embedding is {tuple(tensor.shape)}, the model's {tuple(weight.shape)}; "
                 "call resize_token_embeddings first"
+            )
+        if isinstance(layer, AdaptedLayer) and layer.merged and not torch.equal(weight, tensor.to(weight)):
+            raise CheckpointError(
+                f"{target}.weight: the file has another embedding than the base, and adapters "
+                f"{list(layer.merged_adapters)} are merged into it: unmerge first"
             )
 
 
@@ -84,9 +90,12 @@ def load(tuner: Tuner, tensors: Mapping[str, Tensor]) -> None:
 
 
 def frozen_weight(layer: nn.Module) -> Tensor:
-    """A layer's weight as it is without adapters, whatever stands around it."""
+    """A layer's weight as it is without adapters, whatever stands around it and is merged into it."""
     if isinstance(layer, AdaptedLayer):
-        layer = layer.base_layer
+        kept: Any = layer._frozen.get("weight")
+        if kept is not None:
+            return kept  # type: ignore[no-any-return]
+        layer = layer._quantised[0] if layer._quantised else layer.base_layer
     if isinstance(layer, CopiedLayer):
         layer = layer.original_module
     return layer.weight  # type: ignore[return-value]

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import adapterkit
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -184,6 +184,26 @@ def test_pefts_embeddings_beside_another_adapter(tmp_path, fields):
         other.model.embed_tokens.weight += 0.5
     read = PeftModel.from_pretrained(other, tmp_path / "a")
     torch.testing.assert_close(read(input_ids=IDS).logits, written(input_ids=IDS).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reader", [adapterkit, peft])
+def test_the_embeddings_saved_while_merged_are_the_frozen_ones(tmp_path, reader):
+    model = get_peft_model(llama(), config({"target_modules": ["q_proj", "embed_tokens", "lm_head"]})).eval()
+    add_noise(model)
+    expected = model(input_ids=IDS).logits
+    model.merge_adapter()
+    model.save_pretrained(tmp_path)
+    with quiet():
+        read = reader.PeftModel.from_pretrained(llama(), tmp_path).eval()
+    torch.testing.assert_close(read(input_ids=IDS).logits, expected, atol=1e-5, rtol=1e-4)
+    model.load_adapter(tmp_path, "again")  # the same embeddings: nothing to do
+    edited = load_file(tmp_path / "adapter_model.safetensors")
+    edited["base_model.model.lm_head.base_layer.weight"] += 1
+    save_file(edited, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight: the file has another .* \['default'\] are merged"):
+        model.load_adapter(tmp_path, "other")
+    model.unmerge_adapter()
+    torch.testing.assert_close(model(input_ids=IDS).logits, expected)
 
 
 def test_embeddings_of_an_injected_model_and_of_a_prompt_have_their_prefix():
