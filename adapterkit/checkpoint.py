@@ -11,6 +11,7 @@ injected into has no prefix at all. All three are read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
 from adapterkit.nn.tokens import TiedTokens
 from adapterkit.tuner import Tuner
+from adapterkit.tying import input_embedding, untie
 
 PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
 
@@ -29,6 +31,9 @@ State = dict[str, Tensor]
 
 COMPILED = "_orig_mod."
 """What `torch.compile` puts before the names of a model that it has compiled."""
+
+_COPY = re.compile(r"\.modules_to_save\.[^.]+\.")
+"""What PEFT leaves in the keys of biases in modules that are trained whole: its wrapper's name and the adapter's."""
 
 _SHOWN = 20
 """How many differences an error lists."""
@@ -182,9 +187,11 @@ def take_state(
     tuner = tuner_of(model)
     places = embeddings.given(tuner, adapter_name, state, expected)
     base, taken = {target: state[key] for target, key in places.items()}, set(places.values())
-    given = {_plain(k, expected): t for k, t in state.items() if k not in taken and ".original_module." not in k}
+    given = _given({key: tensor for key, tensor in state.items() if key not in taken}, expected)
     for key in _followers(parts):
         given.pop(key, None)
+    untied = {stem: parts.pop(stem)[0] for stem in _left_out(tuner, parts, given)}
+    expected = {key: t for key, t in expected.items() if not key.startswith(tuple(untied))}
     for key in _shared_biases(model, adapter_name, [k for k in given if k not in expected and k.endswith("bias")]):
         del given[key]
     embeddings.check(tuner, base)
@@ -195,16 +202,34 @@ def take_state(
     for stem, (_, part) in parts.items():
         _load(part, {key: fitting.get(stem + key, old) for key, old in held[stem].items()})
     embeddings.load(tuner, base)
+    for target in untied.values():
+        untie(tuner, adapter_name, target)
     return LoadResult([k for k in expected if k not in fitting], [k for k in given if k not in expected])
+
+
+def _given(state: State, expected: Iterable[str]) -> State:
+    """A file's tensors by the keys that are expected here, but for what PEFT's wrappers write of the original. Of a
+    tensor that is written twice, the one under the key itself."""
+    given: State = {}
+    for key, tensor in state.items():
+        if ".original_module." not in key:
+            plain = _plain(key, expected)
+            if plain not in given or ".modules_to_save." not in key:
+                given[plain] = tensor
+    return given
 
 
 def _plain(key: str, expected: Iterable[str]) -> str:
     """A file's key without its prefix, and without the names of PEFT's own wrappers around a layer."""
-    key = key.replace(".modules_to_save.", ".").replace(COMPILED, "")
+    key = key.replace(COMPILED, "")
     for prefix in (PREFIX, HEAD_PREFIX):
         if key.startswith(prefix) and key not in expected:
             key = key.removeprefix(prefix)
             break
+    if ".modules_to_save." in key:
+        bare = key.replace(".modules_to_save.", ".")
+        named = _COPY.sub(".", key)  # inside a module of several layers the adapter's name is left in
+        key = named if named in expected and bare not in expected else bare
     bare = key.replace(".base_layer.", ".")
     return bare if bare in expected and key not in expected else key
 
@@ -212,6 +237,17 @@ def _plain(key: str, expected: Iterable[str]) -> str:
 def _followers(parts: Mapping[str, tuple[str, nn.Module]]) -> list[str]:
     """The keys under which PEFT writes trained tokens once more, for layers that follow another's."""
     return [f"{stem}trainable_tokens_delta" for stem, (_, part) in parts.items() if isinstance(part, TiedTokens)]
+
+
+def _left_out(tuner: Tuner, parts: Mapping[str, tuple[str, nn.Module]], given: State) -> list[str]:
+    """The stems of copies that the file has nothing of, and whose weight is the input embedding's, which it has."""
+    copies = {stem: at for stem, at in parts.items() if not isinstance(at[1], Adapter)}
+    absent = [stem for stem in copies if not any(key.startswith(stem) for key in given)]
+    leader = input_embedding(tuner.model, tuner.names) if absent and len(absent) < len(copies) else None
+    weights = [
+        part._parameters.get("weight") for stem, (t, part) in copies.items() if t == leader and stem not in absent
+    ]
+    return [stem for stem in absent if any(copies[stem][1]._parameters.get("weight") is w for w in weights)]
 
 
 def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str]:

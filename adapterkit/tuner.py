@@ -214,6 +214,14 @@ class Tuner(Operations, Folding):
         if not layer.names():
             self._put(target, self.layers.pop(target).base_layer)
 
+    def drop_copy(self, name: str, target: str) -> None:
+        """Remove an adapter's copy of a module, which is put back as it was if there is no other."""
+        copied = self.copies[target]
+        del copied.modules_to_save[name]
+        if not copied.modules_to_save:
+            self._put(target, self.copies.pop(target).original_module)
+            self._modules_by_name = None
+
     def delete(self, name: str) -> None:
         """Remove an adapter everywhere; layers left without one are put back as they were.
 
@@ -225,11 +233,7 @@ class Tuner(Operations, Folding):
         for target in self.adapted_by(name):
             self.drop(name, target)
         for target in [t for t, copied in self.copies.items() if name in copied.modules_to_save]:
-            copied = self.copies[target]
-            del copied.modules_to_save[name]
-            if not copied.modules_to_save:
-                self._put(target, self.copies.pop(target).original_module)
-                self._modules_by_name = None
+            self.drop_copy(name, target)
         for layer in self.layers.values():
             layer.view.kept_rows = None  # which hold the adapters of all layers
         self.configs.pop(name, None)

@@ -5,6 +5,7 @@ The embedding has the adapter, or the trained copy, and the layers tied to it fo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,17 @@ class Tied:
         if adapted:
             raise CapabilityError(f"{FIELD}: {adapted} are adapted by another adapter already")
         return dict.fromkeys(self.followers, self.embedding)
+
+
+def untie(tuner: Any, name: str, target: str) -> None:
+    """Give a layer whose copy follows the embedding's its own weight back, in adapter ``name``, and warn of it."""
+    tuner.drop_copy(name, target)
+    warnings.warn(
+        f"adapter {name!r}: the file has the embedding that {FIELD} ties {target!r} to, and nothing of {target!r}: it "
+        "keeps the base's weight. So PEFT computes with an adapter that it made beside another one, which it does not "
+        "tie",
+        stacklevel=3,
+    )
 
 
 def input_embedding(model: nn.Module, modules: Modules) -> str | None:

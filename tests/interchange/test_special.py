@@ -13,7 +13,7 @@ import adapterkit
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from adapterkit.errors import CheckpointError
 from tests.interchange.matrix import their_config
-from tests.parity.bases import IDS, bert, conv, llama
+from tests.parity.bases import IDS, SIZES, bert, conv, llama, seeded
 from tests.parity.helpers import add_noise, assert_same_tensors, peft, quiet, run
 
 
@@ -88,6 +88,38 @@ def _without_copies(state):
     state = {k: t for k, t in state.items() if ".modules_to_save." not in k and ".original_module." not in k}
     shared = "base_model.model.cls.predictions.bias"  # the decoder's, under the name of what holds it
     return {k: t for k, t in state.items() if k != shared}
+
+
+def roberta():
+    sizes = {**SIZES, "max_position_embeddings": 16, "pad_token_id": 0}
+    return seeded(
+        lambda: transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**sizes, num_labels=2))
+    )
+
+
+HEADS = {
+    "classifier": (roberta, {"task_type": "SEQ_CLS"}),
+    "predictions": (lambda: bert("ForMaskedLM"), {"task_type": None, "modules_to_save": ["predictions"]}),
+}
+
+
+@pytest.mark.parametrize("name", ["default", "other"])
+@pytest.mark.parametrize("head", HEADS)
+def test_biases_in_a_head_of_several_layers(tmp_path, head, name):
+    make, fields = HEADS[head]
+    stated = {"r": 2, "target_modules": ["query"], "bias": "all", **fields}
+    with quiet():
+        theirs = peft.get_peft_model(make(), peft.LoraConfig(**stated), adapter_name=name)
+        add_noise(theirs)
+        theirs.eval().save_pretrained(tmp_path)
+    folder = tmp_path if name == "default" else tmp_path / name
+    state = load_file(folder / "adapter_model.safetensors")
+    assert [key for key in state if f".modules_to_save.{name}." in key]
+    read = PeftModel.from_pretrained(make(), folder)
+    torch.testing.assert_close(run(read, {"input_ids": IDS}), run(theirs, {"input_ids": IDS}), atol=1e-5, rtol=1e-4)
+    copies = {key: t + 1 for key, t in state.items() if ".modules_to_save." in key}
+    adapterkit.set_peft_model_state_dict(read, {**state, **copies})  # the keys themselves count
+    torch.testing.assert_close(run(read, {"input_ids": IDS}), run(theirs, {"input_ids": IDS}), atol=1e-5, rtol=1e-4)
 
 
 def grown(path, size=40):

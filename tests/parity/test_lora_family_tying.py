@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import adapterkit
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from adapterkit.errors import CapabilityError, ConfigError, TargetError
+from adapterkit.errors import CapabilityError, CheckpointError, ConfigError, TargetError
 from tests.parity.bases import IDS, llama
-from tests.parity.helpers import assert_same_tensors, gradients, peft, peft_model, quiet, run, state_of
+from tests.parity.helpers import add_noise, assert_same_tensors, gradients, peft, peft_model, quiet, run, state_of
 
 INPUTS = {"input_ids": IDS}
 WHOLE = [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]]
@@ -97,6 +99,30 @@ def test_a_second_adapter_and_a_combination(changes):
     model.delete_adapter("one")
     model.set_adapter("two")
     torch.testing.assert_close(model(IDS).logits, tied()(IDS).logits)
+
+
+def test_a_second_adapter_of_peft_s_is_not_tied(tmp_path):
+    theirs = peft_model(peft.LoraConfig(**fields(modules_to_save=["embed_tokens"])), tied())
+    with quiet():
+        theirs.add_adapter("other", peft.LoraConfig(**fields(modules_to_save=["embed_tokens"])))
+        theirs.set_adapter("other")
+        add_noise(theirs)
+        theirs.save_pretrained(tmp_path)
+    assert not [key for key in load_file(tmp_path / "other" / "adapter_model.safetensors") if "lm_head" in key]
+    with pytest.warns(UserWarning, match="nothing of 'lm_head': it keeps the base's weight"):
+        alone = PeftModel.from_pretrained(tied(), tmp_path / "other", "other")
+    torch.testing.assert_close(run(alone, INPUTS), run(theirs, INPUTS), atol=1e-5, rtol=1e-4)
+    mine = PeftModel.from_pretrained(tied(), tmp_path)
+    with pytest.warns(UserWarning, match="nothing of 'lm_head'"):
+        mine.load_adapter(tmp_path / "other", "other")
+    for name in ("other", "default"):
+        mine.set_adapter(name, inference_mode=True)
+        theirs.set_adapter(name)
+        torch.testing.assert_close(run(mine, INPUTS), run(theirs, INPUTS), atol=1e-5, rtol=1e-4)
+    state = get_peft_model_state_dict(mine)
+    without = {key: tensor for key, tensor in state.items() if "embed_tokens" not in key}
+    with pytest.raises(CheckpointError, match=r"missing: model\.embed_tokens\.weight"):
+        adapterkit.set_peft_model_state_dict(mine, without)
 
 
 def test_the_file_names_the_embedding_only(tmp_path):
