@@ -8,7 +8,7 @@ several roles at once, each of them names it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 ROLES = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_in", "ffn_out", "attention")
 
@@ -78,6 +78,36 @@ ARCHITECTURES: Mapping[str, Roles] = {
     "siglip_vision_model": _BART,
     "rwkv": {"query": "receptance", "key": "attention.key", "value": "attention.value", "attention_out": "output"},
 }  # fmt: skip
+
+
+class Fused(NamedTuple):
+    """The layers that a family had in transformers 4 and that are parts of parameters since."""
+
+    parameters: Mapping[str, tuple[str, ...]]
+    """Parameter (a name suffix) -> the layers that it holds, in their order."""
+
+    renamed: Mapping[str, str] = {}
+    """Parts of module names -> what they are called since."""
+
+
+_MIXTRAL = Fused(
+    {"gate.weight": ("gate",), "gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}, {".block_sparse_moe.": ".mlp."}
+)
+_QWEN_MOE = Fused({"gate.weight": ("gate",), "gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)})
+
+FUSED: Mapping[str, Fused] = {
+    **dict.fromkeys(("mixtral", "minimax", "minimax_m2"), _MIXTRAL),
+    **dict.fromkeys(
+        (
+            "afmoe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "glm4_moe",
+            "glm4_moe_lite", "glm_moe_dsa", "glm4v_moe", "longcat_flash", "solar_open", "mellum", "qwen3_moe", "beam",
+            "qwen3_omni_moe", "qwen3_omni_moe_thinker", "qwen3_omni_moe_text", "qwen3_next", "hunyuan_v1_moe",
+            "flex_olmo", "olmoe", "exaone_moe", "cohere2_moe",
+        ),
+        _QWEN_MOE,
+    ),
+}  # fmt: skip
+"""Families whose experts PEFT 0.21.2 finds under the names they had as layers."""
 
 _ATTENTIONS = (
     "q_proj k_proj v_proj o_proj", "q_proj k_proj v_proj out_proj", "q_proj k_proj v_proj dense",

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from adapterkit import embeddings
+from adapterkit import embeddings, experts
+from adapterkit.architectures import model_type
 from adapterkit.errors import CheckpointError, nearest
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
@@ -188,6 +189,7 @@ def take_state(
     places = embeddings.given(tuner, adapter_name, state, expected)
     base, taken = {target: state[key] for target, key in places.items()}, set(places.values())
     given = _given({key: tensor for key, tensor in state.items() if key not in taken}, expected)
+    given = experts.stack(given, parts, tuner.configs.get(adapter_name), model_type(tuner.model))
     for key in _followers(parts):
         given.pop(key, None)
     untied = {stem: parts.pop(stem)[0] for stem in _left_out(tuner, parts, given)}

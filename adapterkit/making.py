@@ -18,6 +18,7 @@ from adapterkit.biases import Parts, with_biases
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig, pattern_value
 from adapterkit.errors import BrokenPluginError, CapabilityError, TargetError
+from adapterkit.experts import with_experts
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.module import modules_in
@@ -50,6 +51,7 @@ class Maker:
         tied = Tied(self.model, self.names, config)
         config = tied.settled(config)
         if isinstance(config, LayerConfig):
+            config = with_experts(config, self.names, model_type(self.model), self._heads(config))
             chosen = tied.targets(self._targets(config), config)
             spots = self._spots(config, chosen)
             config = self._honoured(config, chosen)

@@ -48,7 +48,7 @@ def parameter_spots(modules: Modules, config: LayerConfig) -> list[Spot]:
     stated = getattr(config, FIELD, None)
     if not stated:
         return []
-    named = {f"{target}.{leaf}": (target, leaf) for target, m in modules.items() for leaf in _parameters_of(m)}
+    named = named_parameters(modules)
     found = {name: at for name, at in named.items() if any(is_suffix(entry, name) for entry in stated)}
     missing = [entry for entry in dict.fromkeys(stated) if not any(is_suffix(entry, name) for name in found)]
     if missing:
@@ -57,6 +57,11 @@ def parameter_spots(modules: Modules, config: LayerConfig) -> list[Spot]:
     for target, leaf in found.values():
         by_target.setdefault(target, []).append(leaf)
     return [spot for target, leaves in by_target.items() for spot in _nested(target, modules[target], leaves)]
+
+
+def named_parameters(modules: Modules) -> dict[str, tuple[str, str]]:
+    """The modules' own parameters by name: the module's name, and the parameter's in it."""
+    return {f"{target}.{leaf}": (target, leaf) for target, m in modules.items() for leaf in _parameters_of(m)}
 
 
 def _parameters_of(module: nn.Module) -> list[str]:

@@ -54,10 +54,9 @@ def match_targets(
     if not config.target_modules and getattr(config, "target_parameters", None):
         return []
     method = config.peft_type
-    patterns = _resolve(config.target_modules, config.default_roles, modules, model_type, "target_modules")
+    patterns = resolve(config.target_modules, config.default_roles, modules, model_type, "target_modules")
     if patterns == ALL_LINEAR:
-        linear = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads]
-        chosen = [n for n in linear if not _inside(n, modules)]
+        chosen = all_linear(modules, heads)
         if not chosen:
             raise TargetError("target_modules='all-linear' found no linear layer")
     else:
@@ -77,6 +76,12 @@ def match_targets(
             owner = name.rpartition(".")[0]
             raise CapabilityError(f"{name!r} is never called: {owner!r} reads its weight. Target {owner!r}")
     return chosen
+
+
+def all_linear(modules: Modules, heads: Collection[str]) -> list[str]:
+    """The names of the linear layers, less ``heads``, the output layers."""
+    linear = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads]
+    return [n for n in linear if not _inside(n, modules)]
 
 
 def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> list[str]:
@@ -137,13 +142,13 @@ def match_subset(
         TargetError: a stated name matches none of the targets, or null is not known for this family.
     """
     stated = getattr(config, field)
-    patterns = _resolve(stated, config.subset_fields[field], modules, model_type, field)
+    patterns = resolve(stated, config.subset_fields[field], modules, model_type, field)
     if stated is None:
         return [name for name in chosen if any(is_suffix(p, name) for p in patterns)]
     return matching({name: modules[name] for name in chosen}, patterns, field) if patterns else []
 
 
-def _resolve(
+def resolve(
     stated: str | list[str] | None, roles: Sequence[str], modules: Modules, model_type: str | None, field: str
 ) -> str | list[str]:
     """What a field states, with roles and null replaced by the names that this model has for them."""

@@ -30,6 +30,10 @@ class LayerConfig(PeftConfig):
     subset_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Fields that name some of the targets, as `target_modules` names modules, and the roles that null means."""
 
+    stacking: ClassVar[str | None] = None
+    """Makes one adapter of a stacked parameter of those of its parts: ``module:function`` of ``parts[layer][expert]``,
+    each the tensors of an adapter by key, to the tensors of one."""
+
     default_roles: ClassVar[tuple[str, ...]] = ("query", "value")
     """The roles that ``target_modules=None`` means, for architectures named in `adapterkit.architectures`."""
 

@@ -24,6 +24,7 @@ class LoraConfig(IndexedLayerConfig):
 
     adapter: ClassVar[str] = "adapterkit.methods.lora.adapter:LoraAdapter"
     padding: ClassVar[str | None] = "adapterkit.methods.lora.padding:pad"
+    stacking: ClassVar[str | None] = "adapterkit.methods.lora.experts:stacked"
     runtime_fields: ClassVar[frozenset[str]] = frozenset({"compute_dtype"})
     pattern_fields: ClassVar[dict[str, str]] = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
     optimizers: ClassVar[dict[str, str]] = {
