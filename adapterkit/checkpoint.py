@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from adapterkit import embeddings, experts
 from adapterkit.architectures import model_type
+from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CheckpointError, nearest
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
@@ -199,6 +200,7 @@ def take_state(
     embeddings.check(tuner, base)
     problems = _differences(expected, given, ignore_shapes=ignore_mismatched_sizes)
     if problems and strict:
+        problems += _ends(tuner.configs.get(adapter_name), [key for key in given if key not in expected])
         raise CheckpointError(f"adapter {adapter_name!r} does not fit this model:\n" + "\n".join(problems))
     fitting = {k: t for k, t in given.items() if k in expected and t.shape == expected[k].shape}
     for stem, (_, part) in parts.items():
@@ -279,6 +281,19 @@ def _differences(expected: State, given: State, *, ignore_shapes: bool) -> list[
         if new.is_floating_point() != own.is_floating_point()
     ]
     return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"  ... and {len(lines) - _SHOWN} more"]
+
+
+def _ends(config: PeftConfig | None, unexpected: list[str]) -> list[str]:
+    """What to write in ``modules_to_save`` where PEFT has saved modules whose names only end as one that is stated."""
+    stated = (config and config.modules_to_save) or []
+    modules = [key.rpartition(".")[0] for key in unexpected]
+    lasts = {name.rpartition(".")[2] for name in modules if name.endswith(tuple(stated))}
+    if not lasts:
+        return []
+    return [
+        f"  modules_to_save={stated} means modules of these names; PEFT saves all whose names end so. To read such a "
+        f"file, write modules_to_save={sorted({*lasts, *stated})} in its config"
+    ]
 
 
 def _missing(key: str, unexpected: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import adapterkit
-from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from adapterkit import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from adapterkit.errors import CheckpointError
 from tests.interchange.matrix import their_config
 from tests.parity.bases import IDS, SIZES, bert, conv, llama, seeded
@@ -120,6 +121,20 @@ def test_biases_in_a_head_of_several_layers(tmp_path, head, name):
     copies = {key: t + 1 for key, t in state.items() if ".modules_to_save." in key}
     adapterkit.set_peft_model_state_dict(read, {**state, **copies})  # the keys themselves count
     torch.testing.assert_close(run(read, {"input_ids": IDS}), run(theirs, {"input_ids": IDS}), atol=1e-5, rtol=1e-4)
+
+
+def test_modules_that_peft_saves_by_the_end_of_their_names(tmp_path):
+    with quiet():
+        theirs = peft.get_peft_model(llama(), peft.LoraConfig(**FIELDS, modules_to_save=["norm"]))
+        add_noise(theirs)
+        theirs.eval().save_pretrained(tmp_path)
+    names = ["input_layernorm", "norm", "post_attention_layernorm"]
+    message = r"unexpected: model\.layers\.0\.input_layernorm(.|\n)*\['norm'\] means .* write modules_to_save="
+    with pytest.raises(CheckpointError, match=message + re.escape(str(names))):
+        PeftModel.from_pretrained(llama(), tmp_path)
+    stated = PeftConfig.from_pretrained(tmp_path).model_copy(update={"modules_to_save": names})
+    read = PeftModel.from_pretrained(llama(), tmp_path, config=stated)
+    torch.testing.assert_close(read(input_ids=IDS).logits, theirs(input_ids=IDS).logits, atol=1e-5, rtol=1e-4)
 
 
 def grown(path, size=40):
