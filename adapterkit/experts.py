@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ _SHOWN = 6
 """How many names a warning lists."""
 
 
-def with_experts(config: LayerConfig, modules: Modules, family: str | None, heads: Collection[str]) -> LayerConfig:
+def with_experts(
+    config: LayerConfig, modules: Modules, family: str | None, heads: Callable[[], Collection[str]]
+) -> LayerConfig:
     """The config with parameters in the place of the layers that it targets and that are parts of parameters now.
 
     Parameters that hold several layers have as many times the rank and the alpha, so that the scale stays.
@@ -34,7 +36,7 @@ def with_experts(config: LayerConfig, modules: Modules, family: str | None, head
         config: of the new adapter.
         modules: every module by name.
         family: the model's type.
-        heads: names of the output layers, which ``all-linear`` leaves out.
+        heads: gives the names of the output layers, which ``all-linear`` leaves out.
 
     Raises:
         TargetError: of the layers in one parameter, only some are targeted.
@@ -43,39 +45,49 @@ def with_experts(config: LayerConfig, modules: Modules, family: str | None, head
     if fused is None or not config.target_modules or FIELD not in type(config).model_fields:
         return _looked_over(config, modules)
     there = {name: _holding(modules, name) for name in fused.parameters}
-    if not any(there.values()):
-        return config
     stated = resolve(config.target_modules, config.default_roles, modules, family, "target_modules")
-    named = _named(stated, modules, heads)
-    wanted = {name: _wanted(stated, named, fused, name, at) for name, at in there.items()}
-    if config.exclude_modules:
-        left_out = set(matching(modules, config.exclude_modules, "exclude_modules"))
-        wanted = {name: [p for p in at if p.rpartition(".")[0] not in left_out] for name, at in wanted.items()}
-    wanted = {name: at for name, at in wanted.items() if at}
-    if not wanted:
+    if not any(there.values()) or not _is_pattern(stated):
         return config
+    named = _named(stated, modules, heads)
+    excluded = _excluded(config, modules)
+    wanted = {}
+    for name, at in there.items():
+        places = [p for p in _wanted(stated, named, fused, name, at) if p.rpartition(".")[0] not in excluded]
+        if places:
+            wanted[name] = places
     layers = {layer for name in wanted for layer in fused.parameters[name]}
     adapted = {place.rpartition(".")[0] for at in wanted.values() for place in at}
     _warn_of_others([n for n in named if n.rpartition(".")[2] in layers and n not in adapted], modules)
-    kept = named if isinstance(stated, str) else stated
+    before = getattr(config, FIELD) or ()
+    kept = named if isinstance(stated, str) else [n for n in stated if n not in before]  # where PEFT repeats them
     parameters = [p for name, at in wanted.items() for p in ([name] if at == there[name] else at)]
-    return config.model_copy(
-        update={
-            "target_modules": [n for n in kept if n.rpartition(".")[2] not in layers],
-            FIELD: sorted({*parameters, *(getattr(config, FIELD) or ())}),
-            **_patterns(config, {name: len(fused.parameters[name]) for name in wanted}),
-        }
-    )
+    changes = {
+        "target_modules": [n for n in kept if n.rpartition(".")[2] not in layers],
+        FIELD: list(dict.fromkeys([*before, *sorted(parameters)])),
+        **_patterns(config, {name: len(fused.parameters[name]) for name in wanted}),
+    }
+    return config.model_copy(update=changes) if wanted or kept != stated else config
+
+
+def _is_pattern(stated: str | list[str]) -> bool:
+    try:
+        return not isinstance(stated, str) or bool(re.compile(stated))
+    except re.error:  # refused where modules are matched
+        return False
+
+
+def _excluded(config: LayerConfig, modules: Modules) -> Collection[str]:
+    return matching(modules, config.exclude_modules, "exclude_modules") if config.exclude_modules else ()
 
 
 def _holding(modules: Modules, suffix: str) -> list[str]:
     return [name for name in named_parameters(modules) if is_suffix(suffix, name)]
 
 
-def _named(stated: str | list[str], modules: Modules, heads: Collection[str]) -> list[str]:
+def _named(stated: str | list[str], modules: Modules, heads: Callable[[], Collection[str]]) -> list[str]:
     """The modules that are meant as they are, whether or not any is."""
     if stated == ALL_LINEAR:
-        return all_linear(modules, heads)
+        return all_linear(modules, heads())
     if isinstance(stated, str):
         return [name for name in modules if re.fullmatch(stated, name)]
     return [name for name in modules if any(is_suffix(entry, name) for entry in stated)]
@@ -136,8 +148,9 @@ def _warn_of_others(names: list[str], modules: Modules) -> None:
 def _looked_over(config: LayerConfig, modules: Modules) -> LayerConfig:
     """``config``, with a warning if ``all-linear`` leaves out experts: parameters are no layers."""
     if config.target_modules == ALL_LINEAR:
-        stated = getattr(config, FIELD, None) or ()
-        left_out = [n for n in _experts(modules) if not any(is_suffix(entry, n) for entry in stated)]
+        stated, excluded = getattr(config, FIELD, None) or (), _excluded(config, modules)
+        unsaid = [n for n in _experts(modules) if n.rpartition(".")[0] not in excluded]
+        left_out = [n for n in unsaid if not any(is_suffix(entry, n) for entry in stated)]
         if left_out:
             ends = sorted({".".join(name.rsplit(".", 2)[-2:]) for name in left_out})
             advice = f"; to adapt them, too: {FIELD}={ends}" if FIELD in type(config).model_fields else ""

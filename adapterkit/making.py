@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -51,7 +52,7 @@ class Maker:
         tied = Tied(self.model, self.names, config)
         config = tied.settled(config)
         if isinstance(config, LayerConfig):
-            config = with_experts(config, self.names, model_type(self.model), self._heads(config))
+            config = with_experts(config, self.names, model_type(self.model), partial(self._heads, config))
             chosen = tied.targets(self._targets(config), config)
             spots = self._spots(config, chosen)
             config = self._honoured(config, chosen)

@@ -67,6 +67,7 @@ CASES = [
     (qwen3, "all-linear"),
     (qwen3, ["q_proj", "gate_proj", "up_proj", "down_proj"]),
     (qwen3, r".*\.(gate|up|down)_proj"),
+    (qwen3, ".*_proj"),
 ]
 
 
@@ -169,6 +170,18 @@ def test_excluded_experts_are_left_out():
     assert {name.rpartition(".")[2] for name in model.base_model.layers} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate"
     }  # fmt: skip
+
+
+def test_what_is_excluded_needs_no_warning():
+    config = LoHaConfig(target_modules="all-linear", exclude_modules=["experts"])
+    assert get_peft_model(seeded(mixtral)(), config).base_model.layers
+
+
+def test_no_pattern_is_refused_as_elsewhere():
+    with pytest.raises(TargetError, match="is no regular expression"):
+        get_peft_model(seeded(mixtral)(), LoraConfig(target_modules="(w1"))
+    with pytest.raises(TargetError, match="'gate_up_proj' matches no module"):
+        get_peft_model(seeded(mixtral)(), LoraConfig(target_modules=["q_proj", "gate_up_proj"]))
 
 
 @pytest.mark.parametrize("targets", [["w1", "w2"], ".*w1"])
