@@ -204,10 +204,9 @@ class TestUsedDirectory:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"data": {"columns": {"txt": "text"}}},
+            {"data": {"columns": {"text": "txt"}}},
             {"method": {"target_modules": ["querry"]}},
-            {"trainer": {"metric_for_best_model": "acc"}},
-            {"trainer": {"optim": "adamm"}},
+            {"trainer": {"metric_for_best_model": "mse"}},
         ],
     )
     def test_a_refused_run_changes_nothing(self, used: Path, whole: Path, changes: dict[str, object]) -> None:
@@ -218,7 +217,7 @@ class TestUsedDirectory:
     def test_a_refused_run_leaves_no_folder(self, used: Path) -> None:
         shutil.rmtree(used / layout.CHECKPOINTS)
         with pytest.raises(ConfigError):
-            run(short_run(trainer={"metric_for_best_model": "acc"}), used, quiet=True)
+            run(short_run(trainer={"metric_for_best_model": "mse"}), used, quiet=True)
         assert not (used / layout.CHECKPOINTS).exists()
 
     def test_a_dry_run_changes_nothing(self, used: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

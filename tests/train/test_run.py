@@ -267,7 +267,8 @@ class TestFailure:
         ],
     )
     def test_adapter_that_is_not_used_in_a_run_of_two_steps(self, task: str, message: str, tmp_path: Path) -> None:
-        sections = {**SHORT, "trainer": {**SHORT["trainer"], "max_steps": 2}, "method": {}, "task": {}}
+        trainer = {**SHORT["trainer"], "max_steps": 2, "load_best_model_at_end": False}  # nothing loads such a method
+        sections = {**SHORT, "trainer": trainer, "method": {}, "task": {}}
         config = run_config(MisspeltConfig, tasks[task]).model_validate(sections)
         with pytest.raises(CheckFailedError, match=message):
             run(config, tmp_path, quiet=True)
