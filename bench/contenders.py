@@ -33,8 +33,8 @@ def load(name: str, model: nn.Module, directory: Path, adapter: str = "default",
 
 
 def activate(model: Any, names: Sequence[str]) -> None:
-    """Make several adapters active at once: in PEFT, only the tuner takes a list."""
-    model.base_model.set_adapter(list(names))
+    """Make several adapters active at once, frozen: in PEFT, only the tuner takes a list."""
+    model.base_model.set_adapter(list(names), inference_mode=True)
 
 
 def load_all(

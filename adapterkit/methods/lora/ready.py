@@ -71,11 +71,11 @@ class Ready(KeptChain):
         super().__init__(chain, x.dtype, self.dtype if _depends_on_rows(x) else None)
         self.sources = Sources(chain)
         self.a = torch.cat([adapter.lora_A.weight.detach() for adapter in chain]).to(self.dtype)
-        weights = [(adapter.lora_B.weight.t(), adapter.scaling) for adapter in chain]
+        weights = [(adapter.lora_B.weight, adapter.scaling) for adapter in chain]
         exact = torch.promote_types(weights[0][0].dtype, torch.float32)
-        b_t = torch.cat([weight.to(exact) * scaling for weight, scaling in weights]).to(self.dtype)
-        self.b = b_t.t()
-        self.turned = self.a.t(), b_t  # a view takes a GPU's host a tenth of a product's start
+        b = torch.cat([weight.to(exact) * scaling for weight, scaling in weights], 1).to(self.dtype)
+        self.b = b.t().contiguous().t() if b.is_cuda else b  # a CPU reads rows from memory, a GPU computes with columns
+        self.turned = self.a.t(), self.b.t()  # a view takes a GPU's host a tenth of a product's start
 
     @override
     def holds(self) -> bool:
