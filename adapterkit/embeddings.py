@@ -20,6 +20,7 @@ from adapterkit.files import cached
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.parameters import ParameterAdapters
+from adapterkit.nn.view import frozen_of
 from adapterkit.tuner import Tuner
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
@@ -92,13 +93,10 @@ def load(tuner: Tuner, tensors: Mapping[str, Tensor]) -> None:
 def frozen_weight(layer: nn.Module) -> Tensor:
     """A layer's weight as it is without adapters, whatever stands around it and is merged into it."""
     if isinstance(layer, AdaptedLayer):
-        kept: Any = layer._frozen.get("weight")
-        if kept is not None:
-            return kept  # type: ignore[no-any-return]
         layer = layer._quantised[0] if layer._quantised else layer.base_layer
     if isinstance(layer, CopiedLayer):
         layer = layer.original_module
-    return layer.weight  # type: ignore[return-value]
+    return frozen_of(layer).get("weight", layer.weight)  # type: ignore[no-any-return]
 
 
 def _layers(tuner: Tuner, name: str) -> dict[str, nn.Module]:
