@@ -1,7 +1,8 @@
 """A GPU that is not there: tensors which say that they are on one, and refuse to be computed with those of the CPU.
 
 With `Elsewhere` on, ``.to("cuda")`` and ``device="cuda"`` give tensors whose numbers are on the CPU in truth, so that
-what forgets to move a tensor, or makes one in the wrong place, is found on a machine without a GPU.
+what forgets to move a tensor, or makes one in the wrong place, is found on a machine without a GPU. Such tensors are of
+a class of their own: short cuts for plain ones are not taken, and weights count as quantised, so that none are merged.
 """
 
 from __future__ import annotations
