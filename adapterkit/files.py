@@ -169,3 +169,11 @@ def remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a run's directory if there is nothing in it, or nothing but the log that Hydra begins."""
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    if [path.suffix for path in there] == [".log"]:
+        there[0].unlink()
+    remove_empty([folder])

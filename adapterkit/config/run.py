@@ -182,7 +182,10 @@ class TrainerConfig(StrictModel):
     run_name: Text | None = Field(None, description="Name of the run in loggers.")
     disable_tqdm: bool | None = Field(None, description="No progress bar; null shows one on a terminal only.")
     deepspeed: Text | None = Field(None, description="Path of a DeepSpeed configuration.")
-    fsdp: Text | None = Field(None, description="FSDP options, as transformers takes them.")
+    fsdp: bool | Text | None = Field(None, description="Shard the model over the processes with FSDP.")
+    fsdp_config: dict[str, Any] | Text | None = Field(
+        None, description="FSDP's options, or the path of a JSON file with them, as transformers takes them."
+    )
     ddp_find_unused_parameters: bool | None = Field(None, description="Passed to DistributedDataParallel.")
     loraplus_lr_ratio: Annotated[float, Field(ge=1)] | None = Field(
         None, description="LoRA+: learning rate of LoRA's second factor as a multiple of learning_rate, such as 16."
@@ -202,6 +205,12 @@ class TrainerConfig(StrictModel):
             raise ValueError("lorafa and loraplus_lr_ratio exclude each other")
         if self.lorafa and self.optim != type(self).model_fields["optim"].default:
             raise ValueError(f"lorafa is an optimizer of its own and excludes optim={self.optim}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_what_is_used(self) -> Self:
+        if self.fsdp_config is not None and not self.fsdp:
+            raise ValueError("fsdp_config has no effect without fsdp=true")
         return self
 
     @model_validator(mode="after")

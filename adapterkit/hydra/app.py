@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from adapterkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRIALS, ConfigError
-from adapterkit.files import remove_empty
+from adapterkit.files import remove_empty, remove_unused
 from adapterkit.hydra.arguments import Arguments, completion_line, parse
 from adapterkit.hydra.diagnosis import compact, composer_for, diagnose
 from adapterkit.hydra.places import conf_dir
@@ -80,10 +80,8 @@ def _checked_first(arguments: Arguments) -> Arguments:
 
 def _tidy(folders: Sequence[Path], error: Exception) -> None:
     """Remove what Hydra made for a run that wrote nothing; of a run that could not be begun, its log, too."""
-    if isinstance(error, ConfigError) and folders and folders[0].is_dir():
-        there = list(folders[0].iterdir())
-        if [path.suffix for path in there] == [".log"]:
-            there[0].unlink()
+    if isinstance(error, ConfigError) and folders:
+        remove_unused(folders[0])
     remove_empty(folders)
 
 

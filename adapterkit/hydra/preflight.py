@@ -15,6 +15,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from adapterkit import launcher
 from adapterkit.errors import EXIT_CONFIG
 from adapterkit.files import missing_folders
 from adapterkit.hydra.diagnosis import problems_of, shadowed
@@ -47,10 +48,20 @@ class Preflight(Callback):
         new_folders.set(tuple(missing_folders(Path(str(config.hydra.run.dir)))))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        stop_on(_several_processes())
         composer = Composer.running(config)
         stop_on([*shadowed(config, composer), *sweep_problems(config, composer)])
         metric = OmegaConf.select(config, "sweep.metric")
         started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric))
+
+
+def _several_processes() -> list[Problem]:
+    """What is wrong where a sweep is started by what starts one run in several processes."""
+    count = launcher.count()
+    if count == 1:
+        return []
+    text = f"a sweep (-m) takes one process, and this is one of {count} that train together (WORLD_SIZE): give each "
+    return [Problem("", f"{text}trial a torchrun of its own, or leave torchrun out")]
 
 
 def stop_on(problems: Iterable[Problem]) -> None:

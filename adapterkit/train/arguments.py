@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import ParallelMode
 
-from adapterkit import optimizers
+from adapterkit import launcher, optimizers
 from adapterkit.config.choices import LOGGERS
 from adapterkit.config.run import RunConfig, TrainerConfig
 from adapterkit.config.task import TaskConfig, less_is_better
@@ -40,6 +41,7 @@ def training_arguments(
     """
     trainer = config.trainer
     check_loggers(trainer.report_to)
+    on_cpu = trainer.use_cpu or (launcher.count() > 1 and not torch.accelerator.is_available())
     options = {key: value for key, value in trainer.model_dump().items() if key not in OWN}
     options |= {
         "output_dir": str(output_dir),
@@ -47,6 +49,7 @@ def training_arguments(
         "full_determinism": config.deterministic,
         "report_to": trainer.report_to or "none",
         "load_best_model_at_end": trainer.keeps_best,
+        "use_cpu": on_cpu,
         "disable_tqdm": not sys.stderr.isatty() if trainer.disable_tqdm is None else trainer.disable_tqdm,
         "dataloader_pin_memory": trainer.dataloader_pin_memory and torch.cuda.is_available() and not trainer.use_cpu,
         "label_names": list(label_names),
@@ -57,9 +60,15 @@ def training_arguments(
     options |= _best(trainer, config.task, default_metric) | _checkpointing(trainer)
     options = {key: value for key, value in options.items() if value is not None}
     try:
-        return TrainingArguments(**options)
+        args = TrainingArguments(**options)
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {error}") from error
+    if trainer.fsdp and (args.parallel_mode is not ParallelMode.DISTRIBUTED or args.device.type == "cpu"):
+        raise ConfigError(
+            "trainer.fsdp: there is nothing to shard the model over: it takes several processes, as torchrun starts "
+            f"them, with an accelerator each, and this is {launcher.count()} on {args.device.type}"
+        )
+    return args
 
 
 def _best(trainer: TrainerConfig, task: TaskConfig, default_metric: str | None) -> dict[str, Any]:

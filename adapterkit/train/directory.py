@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 import traceback
@@ -19,6 +18,7 @@ import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
+from adapterkit import launcher
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.files import missing_folders, remove_empty, write_text
@@ -40,7 +40,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
-        self.writes = os.environ.get("RANK", "0") == "0"
+        self.writes = launcher.is_first()
         self.began = time.monotonic()
         self.manifest: dict[str, Any] = {
             "status": "running",

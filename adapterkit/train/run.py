@@ -16,10 +16,10 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from adapterkit.build import get_peft_model
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
-from adapterkit.files import remove_empty
+from adapterkit.files import remove_unused
 from adapterkit.model import PeftModel
 from adapterkit.optimizers import optimizer_for
-from adapterkit.train import fingerprints, layout, plots, resume, screen
+from adapterkit.train import fingerprints, layout, plots, processes, resume, screen
 from adapterkit.train.arguments import more_is_better, training_arguments
 from adapterkit.train.beginning import start_from_data
 from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory, logger, logging_to
@@ -61,18 +61,20 @@ def run(
         TrainingError: the loss is no longer a number.
         CheckFailedError: the adapter did not move.
     """
-    where, checkpoint = resume.choose(config, Path(directory))
-    if where != Path(directory):
-        remove_empty([Path(directory)])  # Hydra made it
-    record = RunDirectory(where, config)
-    with _console(quiet), record.recording(resumed=resume.goes_on(config, where)):
-        if checkpoint is not None:
-            logger.info("going on in %s from step %d", where, resume.step_of(checkpoint))
-        prepared = prepare(config, record, load=load, read=read)
-        if checkpoint is not None:
-            resume.check_data(where, checkpoint, record.manifest["data"])
-        if not config.dry_run:
-            _fit(config, prepared, record, checkpoint)
+    directory = Path(directory)
+    with processes.joined(config, directory):
+        where, checkpoint = processes.agreed(lambda: resume.choose(config, directory))
+        if where != directory:
+            remove_unused(directory)  # Hydra made it
+        record = RunDirectory(where, config)
+        with _console(quiet or not record.writes), record.recording(resumed=resume.goes_on(config, where)):
+            if checkpoint is not None:
+                logger.info("going on in %s from step %d", where, resume.step_of(checkpoint))
+            prepared = prepare(config, record, load=load, read=read)
+            if checkpoint is not None:
+                resume.check_data(where, checkpoint, record.manifest["data"])
+            if not config.dry_run:
+                _fit(config, prepared, record, checkpoint)
     result = {**record.summary, "directory": str(where)}
     if not quiet and record.writes:
         screen.show(config, result, record.manifest)

@@ -80,6 +80,18 @@ class AdapterTrainer(Trainer):
         self.model_accepts_loss_kwargs = pipeline.smoothing_shift is not None and takes_counts(base)
         self.can_return_loss = True
 
+    @override
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.accelerator.num_processes > 1 and not self._is_sharded():
+            self._forget_evaluation()
+        return super().train(*args, **kwargs)
+
+    def _forget_evaluation(self) -> None:
+        """A model that was evaluated counts as prepared, and would not be wrapped: every process would train alone."""
+        model: Any = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        model._is_accelerate_prepared = False
+        self.accelerator._models.clear()
+
     # -- computing ----------------------------------------------------------------------------------------------------
 
     @override
@@ -174,7 +186,7 @@ class AdapterTrainer(Trainer):
             self.args.seed,
             strategy=self.args.train_sampling_strategy,
             lengths=[len(row) for row in encoded.rows[column]] if grouped else (),
-            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            batch_size=self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps,
         )
 
     # -- checkpoints --------------------------------------------------------------------------------------------------

@@ -346,3 +346,13 @@ def test_a_mistake_costs_little_and_no_torch(argv, tmp_path):
     least = float(in_new_process("-c", BASELINE, cwd=tmp_path).stdout)
     assert (code, heavy.strip()) == ("2", "[]")
     assert float(seconds) < 6 * least  # a machine under load slows both down
+
+
+def test_a_sweep_in_several_processes_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = command(capsys, "-m", *LORA, "method.r=4,8")
+    assert result.code == 2
+    assert "one of 2 that train together (WORLD_SIZE)" in result.err
+    assert not list(tmp_path.iterdir())

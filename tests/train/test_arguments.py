@@ -168,3 +168,10 @@ def test_schedulers_that_go_by_evaluations_do_so_in_transformers(tmp_path: Path,
 
 def test_built_in_models_are_those_that_can_be_made() -> None:
     assert (tiny.PREFIX, set(tiny.SIZES)) == (BUILTIN_PREFIX, set(BUILTIN_FAMILIES))
+
+
+def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is nothing to shard"):
+        made(tmp_path, fsdp=True)
+    with pytest.raises(ValidationError, match="fsdp_config has no effect without fsdp=true"):
+        made(tmp_path, fsdp_config={"version": 2})
