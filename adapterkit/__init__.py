@@ -45,6 +45,7 @@ _EXPORTS = {
     "PeftType": "adapterkit.config.types",
     "PeftModel": "adapterkit.model",
     "PeftMixedModel": "adapterkit.mixed",
+    "AdapterTrainer": "adapterkit.train.adapter_trainer",
     "PeftModelForCausalLM": "adapterkit.tasks.causal_lm.model",
     "PeftModelForFeatureExtraction": "adapterkit.tasks.feature_extraction.model",
     "PeftModelForQuestionAnswering": "adapterkit.tasks.question_ans.model",

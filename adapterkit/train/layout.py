@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from adapterkit.config.base import CONFIG_NAME
+
 CONFIG, MANIFEST, METRICS, SUMMARY, LOG = "config.yaml", "manifest.json", "metrics.jsonl", "summary.json", "run.log"
 ADAPTER, CHECKPOINTS, PLOTS = "adapter", "checkpoints", "plots"
 EARLIER = "earlier"
@@ -48,3 +50,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return entries
+
+
+def adapter_folder(directory: Path, name: str) -> Path:
+    """Where in a saved directory the files of an adapter are: in a folder of its name, or at the top."""
+    return directory / name if (directory / name / CONFIG_NAME).is_file() else directory

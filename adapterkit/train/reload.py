@@ -17,7 +17,6 @@ from adapterkit.registry import implementation, methods, tasks
 from adapterkit.train import layout
 from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
 from adapterkit.train.pipeline import Pipeline
-from adapterkit.train.resume import adapter_folder
 
 
 class LoadedRun(NamedTuple):
@@ -67,6 +66,6 @@ def load_run(run: str | Path) -> LoadedRun:
     tokenizer = load_tokenizer(config.model, config.task, **pipeline.tokenizer_options)
     base = load_base(config.model, config.task, **options)
     use_padding_of(base, tokenizer)
-    folder = adapter_folder(Path(run) / layout.ADAPTER)
+    folder = layout.adapter_folder(Path(run) / layout.ADAPTER, config.adapter_name)
     model = PeftModel.from_pretrained(base, folder, adapter_name=config.adapter_name)
     return LoadedRun(model.eval(), tokenizer)

@@ -15,7 +15,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from adapterkit.config.base import CONFIG_NAME
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.files import write_text
@@ -83,13 +82,6 @@ def remove_incomplete(root: Path) -> None:
     for path in root.glob("checkpoint-*"):
         if path.is_dir() and not (path / MARKER).exists():
             shutil.rmtree(path)
-
-
-def adapter_folder(directory: Path) -> Path:
-    """Where in a saved directory the adapter's files are: at its top, or in a folder named after the adapter."""
-    if (directory / CONFIG_NAME).is_file():
-        return directory
-    return next((path.parent for path in sorted(directory.glob(f"*/{CONFIG_NAME}"))), directory)
 
 
 def choose(config: RunConfig, directory: Path) -> tuple[Path, Path | None]:

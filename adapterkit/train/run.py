@@ -27,7 +27,7 @@ from adapterkit.train.inputs import Inputs, read_inputs
 from adapterkit.train.models import load_base, use_padding_of
 from adapterkit.train.pipeline import Encoded
 from adapterkit.train.seeds import seed_everything
-from adapterkit.train.trainer import AdapterTrainer
+from adapterkit.train.trainer import RunTrainer
 from adapterkit.train.tripwires import MovementCheck
 
 Loader = Callable[..., PreTrainedModel]
@@ -174,7 +174,7 @@ def make_trainer(
     *,
     record: RunDirectory,
     checkpoint: Path | None,
-) -> AdapterTrainer:
+) -> RunTrainer:
     """The trainer of a run, with its callbacks."""
     root = record.path / layout.CHECKPOINTS
     pipeline = prepared.inputs.pipeline
@@ -192,7 +192,7 @@ def make_trainer(
         callbacks.append(EarlyStoppingCallback(patience, threshold))
     if args.disable_tqdm:
         callbacks.append(PlainLines())
-    trainer = AdapterTrainer(
+    trainer = RunTrainer(
         prepared.model,
         args,
         pipeline=pipeline,
@@ -208,7 +208,7 @@ def make_trainer(
     return trainer
 
 
-def scores(trainer: AdapterTrainer, encoded: Encoded) -> dict[str, float]:
+def scores(trainer: RunTrainer, encoded: Encoded) -> dict[str, float]:
     """Loss and metrics of the model as it is."""
     found = trainer.predict(encoded, metric_key_prefix="now").metrics
     return {key.removeprefix("now_"): float(v) for key, v in found.items() if not key.endswith(TIMINGS)}
@@ -217,7 +217,7 @@ def scores(trainer: AdapterTrainer, encoded: Encoded) -> dict[str, float]:
 def _save(model: PeftModel, adapter_name: str, directory: Path) -> int:
     """Write the adapter, and return the bytes of its weights."""
     model.save_pretrained(directory, selected_adapters=[adapter_name])
-    return sum(path.stat().st_size for path in resume.adapter_folder(directory).glob("adapter_model.*"))
+    return sum(path.stat().st_size for path in layout.adapter_folder(directory, adapter_name).glob("adapter_model.*"))
 
 
 @contextmanager

@@ -26,12 +26,12 @@ import torch
 import torch.multiprocessing as mp
 
 from adapterkit.train.run import run
-from adapterkit.train.trainer import AdapterTrainer
+from adapterkit.train.trainer import RunTrainer
 from tests.train.test_processes import CHANGES
 from tests.training import short_run
 
 root, fatal, options = Path(sys.argv[1]), int(sys.argv[2]), dict(o.split("=") for o in sys.argv[3:])
-plain = AdapterTrainer.training_step
+plain = RunTrainer.training_step
 
 
 def dying(self, *args, **kwargs):
@@ -42,7 +42,7 @@ def dying(self, *args, **kwargs):
 
 def work(rank):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    AdapterTrainer.training_step = dying
+    RunTrainer.training_step = dying
     directory = root / f"at-{rank}"
     directory.mkdir(parents=True, exist_ok=True)  # each at its own time, as Hydra does
     result = run(short_run("causal_lm", **CHANGES, **options), directory)

@@ -17,7 +17,7 @@ from adapterkit.errors import CheckpointError, ConfigError
 from adapterkit.train import layout, resume
 from adapterkit.train.reload import load_run
 from adapterkit.train.run import run
-from adapterkit.train.trainer import AdapterTrainer
+from adapterkit.train.trainer import RunTrainer
 from tests.training import short_run, trained
 
 # Checkpoints fall into the middle of the second epoch of eight steps; dropout makes generators count.
@@ -38,16 +38,16 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from adapterkit.train.run import run
-from adapterkit.train.trainer import AdapterTrainer
+from adapterkit.train.trainer import RunTrainer
 from tests.train.test_resume import CHANGES
 from tests.training import short_run
 
-plain = AdapterTrainer.training_step
+plain = RunTrainer.training_step
 def dying(self, *args, **kwargs):
     if self.state.global_step == 13:
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, *args, **kwargs)
-AdapterTrainer.training_step = dying
+RunTrainer.training_step = dying
 run(short_run(**CHANGES), Path(sys.argv[1]), quiet=True)
 """
 
@@ -73,15 +73,15 @@ def assert_same_end(left: Path, right: Path) -> None:
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, directory: Path, *, step: int, **changes: object) -> None:
     """A run that is interrupted from the keyboard in ``step``."""
-    plain = AdapterTrainer.training_step
+    plain = RunTrainer.training_step
 
-    def dying(self: AdapterTrainer, *args: object, **kwargs: object) -> torch.Tensor:
+    def dying(self: RunTrainer, *args: object, **kwargs: object) -> torch.Tensor:
         if self.state.global_step == step:
             raise KeyboardInterrupt
         return plain(self, *args, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterTrainer, "training_step", dying)
+        patch.setattr(RunTrainer, "training_step", dying)
         with pytest.raises(KeyboardInterrupt):
             run(short_run(**{**CHANGES, **changes}), directory, quiet=True)
 

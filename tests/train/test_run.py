@@ -25,7 +25,7 @@ from adapterkit.train import layout
 from adapterkit.train.models import load_base, load_tokenizer
 from adapterkit.train.reload import load_config, load_run
 from adapterkit.train.run import run
-from adapterkit.train.trainer import AdapterTrainer
+from adapterkit.train.trainer import RunTrainer
 from tests.training import SHORT, short_run, trained
 
 TASKS = ["seq_cls", "token_cls", "causal_lm", "seq_2_seq_lm", "question_ans", "feature_extraction"]
@@ -279,13 +279,13 @@ class TestFailure:
             run(short_run(method={"inference_mode": True}), tmp_path, quiet=True)
 
     def test_loss_that_is_no_number(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = AdapterTrainer.compute_loss
+        plain = RunTrainer.compute_loss
 
-        def broken(self: AdapterTrainer, *args: object, **kwargs: object) -> object:
+        def broken(self: RunTrainer, *args: object, **kwargs: object) -> object:
             loss = plain(self, *args, **kwargs)  # type: ignore[arg-type]
             return loss * float("nan") if self.state.global_step == 3 and not kwargs.get("return_outputs") else loss
 
-        monkeypatch.setattr(AdapterTrainer, "compute_loss", broken)
+        monkeypatch.setattr(RunTrainer, "compute_loss", broken)
         with pytest.raises(TrainingError, match="the loss is nan in step 4"):
             run(short_run(), tmp_path, quiet=True)
         manifest, summary = layout.read_manifest(tmp_path), json.loads((tmp_path / layout.SUMMARY).read_text())

@@ -19,23 +19,34 @@ from transformers import (
 
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
+from adapterkit.train.adapter_trainer import takes_counts
 from adapterkit.train.directory import RunDirectory
 from adapterkit.train.pipeline import IGNORED
 from adapterkit.train.run import make_trainer, prepare, run
-from adapterkit.train.trainer import AdapterTrainer, takes_counts
+from adapterkit.train.trainer import RunTrainer
 from tests.training import short_run, trained
 
 
-def trainer_of(config: RunConfig, directory: Path) -> AdapterTrainer:
+def trainer_of(config: RunConfig, directory: Path) -> RunTrainer:
     record = RunDirectory(directory, config)
     prepared = prepare(config, record)
     train, validation = prepared.inputs.features("train"), prepared.inputs.features("validation")
     return make_trainer(config, prepared, train, validation, record=record, checkpoint=None)
 
 
-@pytest.mark.parametrize("task", ["seq_cls", "causal_lm", "feature_extraction", "question_ans"])
-def test_accumulated_batches_have_the_gradient_of_their_mean(tmp_path: Path, task: str) -> None:
-    trainer = trainer_of(short_run(task), tmp_path)
+@pytest.mark.parametrize(
+    ("task", "smoothing"),
+    [
+        ("seq_cls", 0),
+        ("seq_cls", 0.2),
+        ("causal_lm", 0),
+        ("causal_lm", 0.2),
+        ("feature_extraction", 0),
+        ("question_ans", 0),
+    ],
+)
+def test_accumulated_batches_have_the_gradient_of_their_mean(tmp_path: Path, task: str, smoothing: float) -> None:
+    trainer = trainer_of(short_run(task, trainer={"label_smoothing_factor": smoothing}), tmp_path)
     rows = [trainer.train_dataset[index] for index in range(8)]
     for module in trainer.model.modules():
         if isinstance(module, nn.Dropout):
@@ -50,7 +61,7 @@ def test_accumulated_batches_have_the_gradient_of_their_mean(tmp_path: Path, tas
     found = torch.cat([p.grad.flatten() for p in parameters])
     trainer.model.zero_grad()
     trainer.model.train()
-    if task == "causal_lm":  # the mean over all labels, wherever they are
+    if task == "causal_lm" and not smoothing:  # the mean over all labels, wherever they are
         loss = trainer.model(**trainer.data_collator(rows)).loss
     else:
         loss = sum(trainer.compute_loss(trainer.model, dict(half)) for half in halves) / 2

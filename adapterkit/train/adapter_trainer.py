@@ -1,0 +1,214 @@
+"""`transformers.Trainer` for adapted models: adapters alone in checkpoints, the base model's inputs and loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils.generic import can_return_loss, find_labels
+from typing_extensions import override
+
+from adapterkit.errors import CheckFailedError
+from adapterkit.model import PeftModel
+from adapterkit.schedules import Schedules
+from adapterkit.train import schedules
+from adapterkit.train.layout import adapter_folder
+from adapterkit.train.pipeline import own_positions
+
+TRAINABLE = "trainable.safetensors"
+"""File of a checkpoint with every tensor that is trained, by the name it has in the model."""
+
+
+class AdapterTrainer(Trainer):
+    """`transformers.Trainer`, as it is with a `PeftModel` of PEFT's.
+
+    Checkpoints and `save_model` write the adapters, in PEFT's files, and a resumed training goes on with the very
+    tensors that it had. Columns of the data are those that the base model takes, and labels are smoothed as its own are
+    shifted. What a method does in every step (AdaLoRA's ranks) is done. Several processes train together even where the
+    model was evaluated first.
+
+    Args:
+        model: the adapted model.
+        args: as `transformers.Trainer` takes them, and so are all others.
+        callbacks: further callbacks.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        args: TrainingArguments | None = None,
+        *positional: Any,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
+        **options: Any,
+    ) -> None:
+        base = model.get_base_model()
+        if getattr(base, "is_quantized", False):
+            model._hf_peft_config_loaded = True  # type: ignore[assignment]  # what Trainer asks of a quantised model
+        steps = schedules.ScheduleSteps(model.base_model.schedules)
+        super().__init__(model, args, *positional, callbacks=[*(callbacks or ()), steps], **options)
+        self.model_accepts_loss_kwargs = takes_counts(base) and not self.args.label_smoothing_factor
+        self.can_return_loss = can_return_loss(type(base))
+        if self.args.label_names is None:
+            self.label_names = find_labels(type(base))
+
+    @property
+    def adapted(self) -> PeftModel:
+        """The model, without what it is wrapped in for training."""
+        model: PeftModel = self.accelerator.unwrap_model(self.model)
+        return model
+
+    # -- computing ----------------------------------------------------------------------------------------------------
+
+    @override
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.accelerator.num_processes > 1 and not self._is_sharded():
+            self._forget_evaluation()
+        return super().train(*args, **kwargs)
+
+    def _forget_evaluation(self) -> None:
+        """A model that was evaluated counts as prepared, and would not be wrapped: every process would train alone."""
+        model: Any = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        model._is_accelerate_prepared = False
+        self.accelerator._models.clear()
+
+    @override
+    def _set_signature_columns_if_needed(self) -> None:
+        columns: list[str] | None = self._signature_columns  # type: ignore[has-type]
+        if columns is None:
+            model = self.adapted
+            names = inspect.signature(model.get_base_model().forward).parameters
+            own = [name for config in model.peft_config.values() for name in config.row_inputs]
+            self._signature_columns = [*dict.fromkeys([*names, *own, "label", "label_ids", *self.label_names])]
+
+    @override
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        loss, outputs = self._loss(model, inputs, num_items_in_batch)
+        if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+            raise CheckFailedError("the loss depends on nothing that is trained: does the forward use the adapter?")
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+    ) -> tuple[Tensor, Any]:
+        if self.label_smoother is None or "labels" not in inputs or self.compute_loss_func is not None:
+            return super().compute_loss(model, inputs, True, num_items_in_batch)  # type: ignore[no-any-return]
+        outputs = model(**inputs)
+        loss = self._smoothed(outputs["logits"], inputs["labels"])
+        return (schedules.add_loss(self._schedules, loss) if model.training else loss), outputs
+
+    @property
+    def _schedules(self) -> Schedules:
+        return self.adapted.base_model.schedules
+
+    @property
+    def _shifts_labels(self) -> bool:
+        """Whether the base model's labels are those of the positions before."""
+        return type(self.adapted.get_base_model()).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+    def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss with smoothed labels; the Trainer's own would not shift those of a wrapped language model."""
+        own = own_positions(logits, labels.shape[1]) if labels.dim() > 1 else logits
+        smoothed: Tensor = self.label_smoother({"logits": own}, labels, shift_labels=self._shifts_labels)
+        return smoothed
+
+    @override
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        name = getattr(self.model, "main_input_name", "input_ids")
+        return 6 * inputs[name].numel() * self._computing if name in inputs else 0
+
+    @cached_property
+    def _computing(self) -> int:
+        """The parameters that the estimate of floating point operations goes by: counted once, not in every step."""
+        return int(self.model.num_parameters(exclude_embeddings=True))
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    @override
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        given: dict[str, Any] = {} if state_dict is None else {"state_dict": state_dict}
+        self.adapted.save_pretrained(folder, **given)
+        processing = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        if processing is not None:
+            processing.save_pretrained(folder)
+        torch.save(self.args, folder / TRAINING_ARGS_NAME)
+
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save and not self._is_sharded():
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            save_file(self._trainable(), folder / TRAINABLE)
+            schedules.save(self._schedules, folder)
+
+    def _is_sharded(self) -> bool:
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
+    def _trainable(self) -> dict[str, Tensor]:
+        return {name: p.detach().contiguous() for name, p in self.adapted.named_parameters() if p.requires_grad}
+
+    @override
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._is_sharded():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._restore(Path(resume_from_checkpoint))
+
+    @override
+    def _load_best_model(self) -> None:
+        if self._is_sharded():
+            super()._load_best_model()
+        else:
+            self._restore(self._best_checkpoint())
+
+    def _best_checkpoint(self) -> Path:
+        return Path(self.state.best_model_checkpoint)
+
+    @torch.no_grad()
+    def _restore(self, folder: Path) -> None:
+        """Load the very tensors that were trained, and the adapters' files around them.
+
+        Files may hold what the trained tensors result in: found again in the model, it does not take their place.
+        """
+        model = self.adapted
+        schedules.restore(self._schedules, folder)
+        trained = load_file(folder / TRAINABLE) if (folder / TRAINABLE).is_file() else {}
+        _copy(trained, model)
+        for name in model.base_model.selection.active:
+            model.load_adapter(adapter_folder(folder, name), name, is_trainable=True)
+        _copy(trained, model)
+
+
+def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        parameters[name].copy_(tensor)
+
+
+def takes_counts(base: nn.Module) -> bool:
+    """Whether a model's loss can be divided by the number of labels of several accumulated batches.
+
+    Models of transformers take the number among their keyword arguments, but only those that hand them on to
+    ``self.loss_function`` honour it.
+    """
+    forward = inspect.unwrap(type(base).forward)
+    keywords = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(forward).parameters.values())
+    return keywords and "loss_function" in forward.__code__.co_names
