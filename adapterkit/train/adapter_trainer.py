@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils.generic import can_return_loss, find_labels
 from typing_extensions import override
 
+from adapterkit.checkpoint import parts_of
 from adapterkit.errors import CheckFailedError
 from adapterkit.model import PeftModel
 from adapterkit.schedules import Schedules
@@ -29,32 +30,24 @@ TRAINABLE = "trainable.safetensors"
 
 
 class AdapterTrainer(Trainer):
-    """`transformers.Trainer`, as it is with a `PeftModel` of PEFT's.
+    """`transformers.Trainer`, with its arguments, as it is with PEFT's models.
 
-    Checkpoints and `save_model` write the adapters, in PEFT's files, and a resumed training goes on with the very
-    tensors that it had. Columns of the data are those that the base model takes, and labels are smoothed as its own are
-    shifted. What a method does in every step (AdaLoRA's ranks) is done. Several processes train together even where the
-    model was evaluated first.
+    transformers asks whether a model is of PEFT's classes. It takes any other for a model of its own kind: it drops the
+    columns of the data that ``forward`` does not name, evaluates without labels, smooths them unshifted, and saves the
+    base model whole. Here checkpoints and `save_model` write the adapters, in PEFT's files, and a resumed training goes
+    on with the very tensors that it had. What a method does in every step (AdaLoRA's ranks) is done, and several
+    processes train together even where the model was evaluated first.
 
-    Args:
-        model: the adapted model.
-        args: as `transformers.Trainer` takes them, and so are all others.
-        callbacks: further callbacks.
+    Other trainers become like it by ``class MyTrainer(AdapterTrainer, Seq2SeqTrainer)``.
     """
 
-    def __init__(
-        self,
-        model: PeftModel,
-        args: TrainingArguments | None = None,
-        *positional: Any,
-        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
-        **options: Any,
-    ) -> None:
-        base = model.get_base_model()
-        if getattr(base, "is_quantized", False):
-            model._hf_peft_config_loaded = True  # type: ignore[assignment]  # what Trainer asks of a quantised model
-        steps = schedules.ScheduleSteps(model.base_model.schedules)
-        super().__init__(model, args, *positional, callbacks=[*(callbacks or ()), steps], **options)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given: Any = args[0] if args else kwargs.get("model")
+        if given is not None and getattr(given.get_base_model(), "is_quantized", False):
+            given._hf_peft_config_loaded = True  # what Trainer asks of a quantised model
+        super().__init__(*args, **kwargs)
+        self.add_callback(schedules.ScheduleSteps())
+        base = self.adapted.get_base_model()
         self.model_accepts_loss_kwargs = takes_counts(base) and not self.args.label_smoothing_factor
         self.can_return_loss = can_return_loss(type(base))
         if self.args.label_names is None:
@@ -63,7 +56,7 @@ class AdapterTrainer(Trainer):
     @property
     def adapted(self) -> PeftModel:
         """The model, without what it is wrapped in for training."""
-        model: PeftModel = self.accelerator.unwrap_model(self.model)
+        model: PeftModel = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model
 
     # -- computing ----------------------------------------------------------------------------------------------------
@@ -86,7 +79,7 @@ class AdapterTrainer(Trainer):
         if columns is None:
             model = self.adapted
             names = inspect.signature(model.get_base_model().forward).parameters
-            own = [name for config in model.peft_config.values() for name in config.row_inputs]
+            own = [name for config in model.peft_config.values() for name in sorted(config.forward_inputs)]
             self._signature_columns = [*dict.fromkeys([*names, *own, "label", "label_ids", *self.label_names])]
 
     @override
@@ -192,8 +185,10 @@ class AdapterTrainer(Trainer):
         schedules.restore(self._schedules, folder)
         trained = load_file(folder / TRAINABLE) if (folder / TRAINABLE).is_file() else {}
         _copy(trained, model)
-        for name in model.base_model.selection.active:
-            model.load_adapter(adapter_folder(folder, name), name, is_trainable=True)
+        for name in model.peft_config:
+            is_trained = any(p.requires_grad for _, part in parts_of(model, name).values() for p in part.parameters())
+            model.load_adapter(adapter_folder(folder, name), name)
+            model.set_requires_grad(name, is_trained)
         _copy(trained, model)
 
 

@@ -18,13 +18,11 @@ FILE = "schedules.safetensors"
 class ScheduleSteps(TrainerCallback):
     """Advances schedules after every step of the optimizer, while the gradients are still there."""
 
-    def __init__(self, schedules: Schedules) -> None:
-        self.schedules = schedules
-
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        self.schedules.advance(state.global_step + 1, state.max_steps)  # the step is counted after this
+        schedules: Schedules = model.base_model.schedules
+        schedules.advance(state.global_step + 1, state.max_steps)  # the step is counted after this
 
 
 def add_loss(schedules: Schedules, loss: Tensor) -> Tensor:

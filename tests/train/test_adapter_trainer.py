@@ -15,8 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 import adapterkit
 from adapterkit import AdaLoraConfig, AdapterTrainer, PeftModel
-from adapterkit.train.adapter_trainer import TRAINABLE
-from tests.parity.bases import IDS, bert, llama
+from tests.parity.bases import IDS, llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
 
@@ -104,19 +103,6 @@ def test_a_training_goes_on_as_it_was(tmp_path: Path, fields: dict[str, Any]) ->
         assert torch.equal(ours_, theirs)
 
 
-def test_checkpoints_of_peft_can_be_resumed(tmp_path: Path) -> None:
-    theirs = peft.get_peft_model(llama(), peft.LoraConfig(**FIELDS))
-    trained(Trainer, theirs, tmp_path / "run", max_steps=4)
-    assert not (tmp_path / "run" / "checkpoint-4" / TRAINABLE).exists()
-    expected = trained(Trainer, theirs, tmp_path / "run", resume=True)
-    (tmp_path / "run" / "checkpoint-6").rename(tmp_path / "theirs")
-    found = trained(AdapterTrainer, ours(), tmp_path / "run", resume=True)
-    assert found.state.global_step == expected.state.global_step == 6
-    wanted = weights(tmp_path / "theirs")
-    for name, tensor in weights(tmp_path / "run" / "checkpoint-6").items():
-        torch.testing.assert_close(tensor, wanted[name], atol=1e-5, rtol=1e-4)
-
-
 def test_the_best_checkpoint_is_loaded(tmp_path: Path) -> None:
     options = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "learning_rate": 1.0}
     trainer = trained(AdapterTrainer, ours(), tmp_path / "run", **options)
@@ -151,13 +137,3 @@ def test_ranks_are_allocated_on_the_way(tmp_path: Path) -> None:
     trained(AdapterTrainer, model, tmp_path / "run")
     ranks = [int((p != 0).sum()) for name, p in model.named_parameters() if "lora_E" in name]
     assert sum(ranks) < 4 * len(ranks)
-
-
-def test_columns_and_labels_are_the_base_models(tmp_path: Path) -> None:
-    config = adapterkit.LoraConfig(task_type="SEQ_CLS", target_modules=["query"])
-    model = adapterkit.get_peft_model(bert("ForSequenceClassification"), config)
-    trainer = AdapterTrainer(model, arguments(tmp_path), train_dataset=Rows(), eval_dataset=Rows())
-    trainer._set_signature_columns_if_needed()
-    assert {"input_ids", "token_type_ids", "labels"} <= set(trainer._signature_columns)
-    assert not {"source", "adapter_names"} & set(trainer._signature_columns)
-    assert trainer.label_names == ["labels"]
