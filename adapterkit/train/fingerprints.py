@@ -11,6 +11,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -48,7 +49,8 @@ def machine() -> dict[str, Any]:
 
 def process() -> dict[str, Any]:
     """Which process a run is made by."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "argv": sys.argv}
+    began = psutil.Process().create_time()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "argv": sys.argv}
 
 
 def base_fingerprint(model: nn.Module) -> str:

@@ -15,6 +15,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.files import write_text
@@ -32,6 +34,9 @@ from adapterkit.train.layout import (
 )
 
 MARKER = "complete"
+_CLOCK_MAY_MOVE = 60
+"""Seconds by which a process may seem to have begun at another time; more, and another one has its number."""
+
 RECORD = (MANIFEST, CHECKPOINTS, ADAPTER, PLOTS, METRICS, SUMMARY, CONFIG)
 """What a run leaves, its log aside: first what makes it one to go on with, last what names its settings."""
 
@@ -197,12 +202,12 @@ def is_alive(manifest: dict[str, Any]) -> bool:
     if process.get("pid") == os.getpid():
         return False
     try:
-        os.kill(int(process["pid"]), 0)
-    except (ProcessLookupError, KeyError, ValueError):
+        began = psutil.Process(int(process["pid"])).create_time()
+    except (psutil.NoSuchProcess, KeyError, ValueError):
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
+    return bool(abs(began - process.get("began", began)) < _CLOCK_MAY_MOVE)
 
 
 def same_config(config: RunConfig, run: Path) -> bool:

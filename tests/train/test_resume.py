@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -58,6 +60,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("whole") / "run"
     run(short_run(**CHANGES), directory, quiet=True)
     return directory
+
+
+def the_parent(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The process of a manifest, if it were the one that started this one."""
+    parent = psutil.Process(os.getppid())
+    return {**manifest["process"], "pid": parent.pid, "began": parent.create_time()}
 
 
 def assert_same_end(left: Path, right: Path) -> None:
@@ -237,7 +245,7 @@ class TestUsedDirectory:
 
     def test_a_live_run_is_left_alone(self, used: Path) -> None:
         manifest = layout.read_manifest(used)
-        alive = {**manifest, "status": "running", "process": {**manifest["process"], "pid": os.getppid()}}
+        alive = {**manifest, "status": "running", "process": the_parent(manifest)}
         (used / layout.MANIFEST).write_text(json.dumps(alive))
         before = contents(used)
         with pytest.raises(ConfigError, match=rf"still going on \(process {os.getppid()}\).*hydra\.run\.dir"):
@@ -300,11 +308,14 @@ class TestChoice:
         directory = tmp_path / "day" / "live"
         directory.mkdir(parents=True)
         manifest = layout.read_manifest(whole)
-        parent = {**manifest["process"], "pid": os.getppid()}
-        (directory / layout.MANIFEST).write_text(json.dumps({**manifest, "status": "running", "process": parent}))
+        alive = {**manifest, "status": "running", "process": the_parent(manifest)}
+        (directory / layout.MANIFEST).write_text(json.dumps(alive))
         (directory / layout.CONFIG).write_text((whole / layout.CONFIG).read_text())
         config = short_run(**CHANGES, resume="auto")
         assert resume.choose(config, tmp_path / "day" / "new") == (tmp_path / "day" / "new", None)
+        alive["process"]["began"] -= 3600  # a process that ended, whose number another one has now
+        (directory / layout.MANIFEST).write_text(json.dumps(alive))
+        assert resume.choose(config, tmp_path / "day" / "new")[0] == directory
 
 
 def test_rotation_keeps_the_best_and_the_newest(tmp_path: Path) -> None:
