@@ -65,7 +65,8 @@ class Saved(Described):
             is_main_process: other processes write nothing.
             kwargs: ``state_dict``: values to write instead of the model's own;
                 ``path_initial_model_for_weight_conversion``: an adapter as it was at its start, which is taken away
-                from the one that is written.
+                from the one that is written; ``save_function``: accepted for the sake of accelerate's programs, and
+                not called.
 
         Raises:
             StateError: an adapter is unknown.
@@ -77,6 +78,7 @@ class Saved(Described):
             return
         directory, given = Path(save_directory), kwargs.pop("state_dict", None)
         start = kwargs.pop("path_initial_model_for_weight_conversion", None)
+        kwargs.pop("save_function", None)
         if kwargs:
             raise TypeError(f"save_pretrained has no option {', '.join(kwargs)}")
         for name in names:
@@ -160,7 +162,7 @@ class Saved(Described):
         Args:
             model_id: directory, or repository on the Hub.
             adapter_name: what to call it; where there is one of that name and config, it is given the file's tensors.
-            is_trainable: whether it receives gradients.
+            is_trainable: whether it receives gradients; one that is there already does as before.
             torch_device: device to read the file to.
             autocast_adapter_dtype: as for the class.
             low_cpu_mem_usage: make it on the meta device: nothing is initialised only to be overwritten.
@@ -181,7 +183,7 @@ class Saved(Described):
             config = config.model_copy(update={"inference_mode": not is_trainable})
             self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
         try:
-            result = self._take(contents.tensors, adapter_name, reading)
+            result = self._take(contents.tensors, adapter_name, reading, is_new=not known)
         except Exception:
             if not known:
                 self.delete_adapter(adapter_name)
@@ -189,10 +191,14 @@ class Saved(Described):
         check_base(self, adapter_name, contents.metadata, str(model_id))
         return result
 
-    def _take(self, state: checkpoint.State, name: str, reading: saving.Reading) -> checkpoint.LoadResult:
-        """Give adapter ``name`` its tensors, and its mode: dropout is for adapters that are trained."""
+    def _take(
+        self, state: checkpoint.State, name: str, reading: saving.Reading, *, is_new: bool = True
+    ) -> checkpoint.LoadResult:
+        """Give adapter ``name`` its tensors, and a new one its mode: dropout is for adapters that are trained."""
         mismatched = reading.ignore_mismatched_sizes
         result = checkpoint.take_state(self, state, name, mismatched, strict=reading.strict)
+        if not is_new:
+            return result
         trained = not self.peft_config[name].inference_mode
         self.set_requires_grad(name, trained)
         for _, part in checkpoint.parts_of(self, name).values():
