@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from adapterkit.architectures import model_path
+from adapterkit.checkpoint import targets_in
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError
 from adapterkit.mixed import PeftMixedModel
 from adapterkit.model import PeftModel, wrapper_for
-from adapterkit.tuner import inject
+from adapterkit.tuner import Tuner
 
 
 def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
@@ -60,7 +61,11 @@ def get_peft_model(
 
 
 def inject_adapter_in_model(
-    peft_config: PeftConfig, model: nn.Module, adapter_name: str = "default", low_cpu_mem_usage: bool = False
+    peft_config: PeftConfig,
+    model: nn.Module,
+    adapter_name: str = "default",
+    low_cpu_mem_usage: bool = False,
+    state_dict: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Put an adapter into a model in place, without a wrapper.
 
@@ -69,14 +74,21 @@ def inject_adapter_in_model(
         model: any module.
         adapter_name: what to call the adapter.
         low_cpu_mem_usage: make it on the meta device, to be filled by `set_peft_model_state_dict`.
+        state_dict: a saved adapter's tensors, whose keys say which modules are adapted, whatever the config does. Their
+            values are for `set_peft_model_state_dict`.
 
     Returns:
         the same model.
 
     Raises:
         CapabilityError: the method needs a wrapper around the model.
+        CheckpointError: no key of ``state_dict`` is of a module of this model.
     """
     if peft_config.is_prompt_learning:
         raise CapabilityError(f"{peft_config.peft_type} adapts a whole model's inputs: use get_peft_model")
-    inject(model, peft_config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
+    if state_dict is not None:
+        narrowing = {"exclude_modules", "layers_to_transform", "layers_pattern"} & type(peft_config).model_fields.keys()
+        named = {"target_modules": targets_in(state_dict, model), **dict.fromkeys(narrowing)}
+        peft_config = peft_config.model_copy(update=named)
+    Tuner(model, peft_config, adapter_name, low_cpu_mem_usage)
     return model

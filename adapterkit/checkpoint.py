@@ -24,6 +24,7 @@ from adapterkit.errors import CheckpointError, nearest
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
 from adapterkit.nn.tokens import TiedTokens
+from adapterkit.targets import modules_of
 from adapterkit.tuner import Tuner
 from adapterkit.tying import input_embedding, untie
 
@@ -198,7 +199,7 @@ def take_state(
     for key in _shared_biases(model, adapter_name, [k for k in given if k not in expected and k.endswith("bias")]):
         del given[key]
     embeddings.check(tuner, base)
-    problems = _differences(expected, given, ignore_shapes=ignore_mismatched_sizes)
+    problems = differences(expected, given, ignore_shapes=ignore_mismatched_sizes)
     if problems and strict:
         problems += _ends(tuner.configs.get(adapter_name), [key for key in given if key not in expected])
         raise CheckpointError(f"adapter {adapter_name!r} does not fit this model:\n" + "\n".join(problems))
@@ -238,6 +239,27 @@ def _plain(key: str, expected: Iterable[str]) -> str:
     return bare if bare in expected and key not in expected else key
 
 
+def targets_in(state: Iterable[str], model: nn.Module) -> list[str]:
+    """The modules of ``model`` that a saved adapter has something at other than their own tensors, by its keys.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    modules = modules_of(model)
+    found: dict[str, None] = {}
+    for key in state:
+        parts = key.removeprefix(PREFIX).split(".")
+        owners = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
+        owner = next((name for name in owners if name in modules), None)
+        if owner is not None and not hasattr(modules[owner], parts[owner.count(".") + 1]):
+            found[owner] = None
+    if not found:
+        raise CheckpointError(
+            "no key of the state dict is of a layer of this model, adapted; its keys: " + ", ".join(state)
+        )
+    return list(found)
+
+
 def _followers(parts: Mapping[str, tuple[str, nn.Module]]) -> list[str]:
     """The keys under which PEFT writes trained tokens once more, for layers that follow another's."""
     return [f"{stem}trainable_tokens_delta" for stem, (_, part) in parts.items() if isinstance(part, TiedTokens)]
@@ -263,7 +285,8 @@ def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str
     return [key for key in keys if key in own and id(own[key]) in trained]
 
 
-def _differences(expected: State, given: State, *, ignore_shapes: bool) -> list[str]:
+def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, ignore_shapes: bool) -> list[str]:
+    """What of some tensors does not fit those that are expected, a line each, with the nearest names."""
     missing, unexpected = [k for k in expected if k not in given], [k for k in given if k not in expected]
     problems = [(_missing, key, unexpected) for key in missing] + [(_unexpected, key, missing) for key in unexpected]
     lines = [describe(key, others) for describe, key, others in problems[:_SHOWN]]

@@ -34,9 +34,22 @@ from adapterkit.tying import Tied
 
 
 class Tuner(Operations, Folding):
-    """A base model in place, with its adapted layers by name. ``model`` is the base model itself."""
+    """A base model in place, with its adapted layers by name. ``model`` is the base model itself.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the base model.
+        config: an adapter's, which is made and is the active one then; adapters may also be added later.
+        adapter_name: its name.
+        low_cpu_mem_usage: make it on the meta device, to be filled by loading.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: PeftConfig | None = None,
+        adapter_name: str = "default",
+        low_cpu_mem_usage: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.selection: Selection = Selection()
@@ -51,6 +64,9 @@ class Tuner(Operations, Folding):
         self.merge_errors: dict[str, float] = {}
         self._modules_by_name: dict[str, nn.Module] | None = None
         self._adopt()
+        if config is not None:
+            self.add(adapter_name, config, low_cpu_mem_usage=low_cpu_mem_usage)
+            self.activate((adapter_name,))
 
     def _adopt(self) -> None:
         """Take over adapted layers that an earlier `inject_adapter_in_model` left in the model."""
@@ -332,11 +348,3 @@ class Tuner(Operations, Folding):
         else:
             replication.put_back(self.model)
         return self.model
-
-
-def inject(model: nn.Module, config: PeftConfig, adapter_name: str, **options: Any) -> Tuner:
-    """Put an adapter into ``model`` in place, and activate it."""
-    tuner = Tuner(model)
-    tuner.add(adapter_name, config, **options)
-    tuner.activate((*tuner.selection.active, adapter_name))
-    return tuner
