@@ -73,6 +73,12 @@ _EXPORTS = {
     "inject_adapter_in_model": "adapterkit.build",
     "get_peft_model_state_dict": "adapterkit.checkpoint",
     "set_peft_model_state_dict": "adapterkit.checkpoint",
+    "get_base_model_state_dict": "adapterkit.base_state",
+    "set_base_model_state_dict": "adapterkit.base_state",
+    **{f"{name}Model": "adapterkit.tuner:Tuner" for name in ("Lora", "AdaLora", "IA3", "LoHa", "LoKr", "OFT", "Poly")},
+    "AdaptionPromptModel": "adapterkit.tuner:Tuner",
+    "PeftError": "adapterkit.errors:AdapterkitError",
+    "NoMatchingPeftModuleError": "adapterkit.errors:TargetError",
 }
 __all__ = sorted(["__version__", *_EXPORTS])
 
@@ -80,7 +86,8 @@ __all__ = sorted(["__version__", *_EXPORTS])
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_EXPORTS[name]), name)
+    module, _, attribute = _EXPORTS[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
     globals()[name] = value
     return value
 

@@ -23,6 +23,23 @@ class Operations(nn.Module):
     def _tuner(self) -> Tuner:
         """The tuner that has the adapters."""
 
+    @property
+    def targeted_module_names(self) -> list[str]:
+        """The names that adapted layers have in the base model, in its order."""
+        tuner = self._tuner
+        adapted = {target for target, layer in tuner.layers.items() if layer.uses("adapters")}
+        return [name for name in tuner.names if name in adapted]
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether an adapter's method changes weights, so that `convert_to_lora` can express it.
+
+        Raises:
+            StateError: unknown name.
+        """
+        self._tuner.require(adapter_name)
+        config = self._tuner.configs.get(adapter_name)
+        return config is not None and not config.is_prompt_learning and config.adapter_class().mergeable
+
     def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
         """Use this adapter alone from now on, and train it; those that were active before are frozen.
 

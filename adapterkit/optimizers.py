@@ -14,8 +14,20 @@ from adapterkit.errors import ConfigError
 from adapterkit.model import PeftModel
 from adapterkit.registry import resolve
 
+_MADE_BY = {
+    "create_loraplus_optimizer": "adapterkit.methods.lora.optimizers",
+    "create_lorafa_optimizer": "adapterkit.methods.lora.optimizers",
+}
+"""The functions that PEFT's programs import from here, and where they stand."""
+
 OPTIONS = ("loraplus_lr_ratio", "lorafa")
 """Keys of ``trainer`` that choose one; `adapterkit.config.base.PeftConfig.optimizers` says who has which."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MADE_BY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return resolve(f"{_MADE_BY[name]}:{name}")
 
 
 def optimizer_for(model: PeftModel, trainer: TrainerConfig, args: TrainingArguments) -> Optimizer | None:

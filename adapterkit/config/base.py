@@ -145,6 +145,11 @@ class PeftConfig(StrictModel):
         return False
 
     @property
+    def is_adaption_prompt(self) -> bool:
+        """Whether the method is that of PEFT's `AdaptionPromptConfig`."""
+        return False
+
+    @property
     def trains_tokens(self) -> bool:
         """Whether single rows of an embedding are trained, which the file has then in place of the whole table."""
         return bool(getattr(self, "trainable_token_indices", None))
@@ -241,6 +246,11 @@ class PeftConfig(StrictModel):
             return target.model_validate(content)
         except ValidationError as error:
             raise ConfigError(f"{source}: {summarize(error)}") from error
+
+    @classmethod
+    def from_peft_type(cls, **fields: Any) -> Self:
+        """The config of these fields; ``peft_type`` among them chooses the class, as for `from_dict`."""
+        return cls.from_dict(fields, source="from_peft_type")
 
     @classmethod
     def _class_for(cls, data: Mapping[str, Any], source: str) -> type[Self]:

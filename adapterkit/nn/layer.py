@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -86,13 +87,33 @@ class AdaptedLayer(MergingLayer):
         return list(dict.fromkeys(name for slot in self.slots for name in slot))
 
     def __getattr__(self, name: str) -> Any:
-        """Foreign code reads ``weight``, ``in_features``, ... off the layer it knows."""
+        """Foreign code reads ``weight``, ``in_features``, ... off the layer it knows; ``lora_A``, ``scaling``, ... are
+        read by adapter name, as in PEFT."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             if name == "base_layer":
                 raise
-        return self.slot(name) if name in SLOTS else getattr(self.base_layer, name)
+        if name in SLOTS:
+            return self.slot(name)
+        try:
+            return getattr(self.base_layer, name)
+        except AttributeError:
+            found = self._of_adapters(name)
+            if not found:
+                raise
+            return MappingProxyType(found)
+
+    def _of_adapters(self, name: str) -> dict[str, Any]:
+        """What the methods' adapters call ``name``: a tensor, a module, a rank or a scale; by adapter name."""
+        adapters: Any = self._modules.get("adapters")
+        found = {}
+        for key, adapter in adapters.items() if adapters else ():
+            numbers = {number: vars(adapter).get(number) for number in ("r", "scaling")}
+            held = {**adapter._parameters, **adapter._modules, **adapter._buffers, **numbers}
+            if held.get(name) is not None:
+                found[key] = held[name]
+        return found
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         selection = self.selection

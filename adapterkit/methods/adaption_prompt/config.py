@@ -36,6 +36,10 @@ class AdaptionPromptConfig(LayerConfig):
         None, description="Number of layers that have some, counted from the top; null means all."
     )
 
+    @property
+    def is_adaption_prompt(self) -> bool:
+        return True
+
     def narrowed(self, targets: list[str]) -> list[str]:
         wanted = len(targets) if self.adapter_layers is None else self.adapter_layers
         if len(targets) < wanted:
