@@ -80,6 +80,10 @@ ARCHITECTURES: Mapping[str, Roles] = {
 }  # fmt: skip
 
 
+ADAPTED_WHOLE = frozenset({"bart", "mt5", "opt", "t5"})
+"""Families of which some methods adapt every linear layer of a block where it is not said which."""
+
+
 class Fused(NamedTuple):
     """The layers that a family had in transformers 4 and that are parts of parameters since."""
 

@@ -54,7 +54,7 @@ def match_targets(
     if not config.target_modules and getattr(config, "target_parameters", None):
         return []
     method = config.peft_type
-    patterns = resolve(config.target_modules, config.default_roles, modules, model_type, "target_modules")
+    patterns = resolve(config.target_modules, config.roles_in(model_type), modules, model_type, "target_modules")
     if patterns == ALL_LINEAR:
         chosen = all_linear(modules, heads)
         if not chosen:

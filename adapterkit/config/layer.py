@@ -46,6 +46,10 @@ class LayerConfig(PeftConfig):
                     raise ValueError(f"{field}: {pattern!r} is {fault}")
         return self
 
+    def roles_in(self, model_type: str | None) -> tuple[str, ...]:
+        """The roles that ``target_modules=None`` means in a family."""
+        return self.default_roles
+
     def narrowed(self, targets: list[str]) -> list[str]:
         """Those of the matched modules, in the model's order, that are really adapted.
 

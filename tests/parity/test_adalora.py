@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaForCausalLM
 
 from adapterkit import AdaLoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from tests.parity.helpers import assert_parity, assert_same_tensors, peft, quiet, state_of
@@ -38,6 +38,30 @@ def test_factors_that_are_all_drawn():
     factory, inputs = single("linear")  # numbers near 1 throughout, so gradients near 100
     kwargs = {**COMMON, "target_modules": ["target"], "init_lora_weights": False}
     assert_parity(kwargs, AdaLoraConfig, peft.AdaLoraConfig, factory, inputs, atol=1e-3)
+
+
+FAMILIES = {
+    "bart": {"d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+    "llama": {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "mt5": {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+    "opt": {
+        "hidden_size": 8,
+        "word_embed_proj_dim": 8,
+        "ffn_dim": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+    "t5": {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_default_targets(family):
+    config = AutoConfig.for_model(family, vocab_size=20, **FAMILIES[family])
+    with torch.device("meta"), quiet():
+        theirs = peft.get_peft_model(AutoModel.from_config(config), peft.AdaLoraConfig(**COMMON))
+        ours = get_peft_model(AutoModel.from_config(config), AdaLoraConfig(**COMMON))
+    assert ours.targeted_module_names == theirs.targeted_module_names
 
 
 def llama() -> nn.Module:

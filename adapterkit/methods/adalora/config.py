@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import override
 
+from adapterkit.architectures import ADAPTED_WHOLE, ARCHITECTURES, ROLES
 from adapterkit.config.base import Choice, PositiveNumber
 from adapterkit.config.layer import IndexedLayerConfig
 
@@ -57,6 +59,13 @@ class AdaLoraConfig(IndexedLayerConfig):
                 f"no step of total_step={self.total_step} is left between tinit={self.tinit} and tfinal={self.tfinal}"
             )
         return self
+
+    @override
+    def roles_in(self, model_type: str | None) -> tuple[str, ...]:
+        """In some families all linear layers of a block, as in PEFT: there is rank to take from one for another."""
+        if model_type not in ADAPTED_WHOLE:
+            return self.default_roles
+        return tuple(role for role in ROLES if role in ARCHITECTURES[model_type] and role != "attention")
 
     def at(self, module_name: str) -> Self:
         key = f"{module_name}.lora_E"
