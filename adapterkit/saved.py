@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
 from adapterkit.hub import upload
 from adapterkit.identity import check_base, identity
+from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.module import set_training
 
 
@@ -86,10 +88,24 @@ class Saved(Described):
             state = checkpoint.get_peft_model_state_dict(self, given, name, save_embedding_layers=save_embedding_layers)
             if start is not None:
                 config, state = config.adapter_class().since(config, state, saving.load_peft_weights(start))
+            else:
+                self._warn_of(name, config)
             text = config.to_json(**self._base_facts(name))
             folder, facts = self._folder(directory, name), identity(self, name)
             saving.write_adapter(folder, state, text, safe=safe_serialization, metadata=facts)
         write_card(directory, self)
+
+    def _warn_of(self, name: str, config: PeftConfig) -> None:
+        """Say what is lost where an adapter's config was changed since it was made."""
+        parts = [part for _, part in self.base_model.parts(name) if isinstance(part, LayerAdapter)]
+        fault = next((fault for part in parts if (fault := part.misdescribed(config))), None)
+        if fault:
+            warnings.warn(
+                f"adapter {name!r} is saved with {fault}: loaded onto this base it computes something else. "
+                "The file is good for path_initial_model_for_weight_conversion",
+                UserWarning,
+                stacklevel=3,
+            )
 
     @staticmethod
     def _folder(directory: Path, name: str) -> Path:

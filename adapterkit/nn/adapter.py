@@ -31,6 +31,10 @@ class Adapter(Module):
     combination: ClassVar[str] = "linear"
     """How such adapters are combined where it is not said."""
 
+    def misdescribed(self, config: Any) -> str | None:
+        """What of this adapter a file with ``config`` would not say, so that another one would be loaded. Optional."""
+        return None
+
     @classmethod
     def since(
         cls, config: Any, state: Mapping[str, Tensor], start: Mapping[str, Tensor]

@@ -184,3 +184,16 @@ def test_eva_needs_something_to_look_at():
         initialize_lora_eva_weights(model)
     with pytest.raises(ConfigError, match="not 'eva'"):
         initialize_lora_eva_weights(get_peft_model(Two(), LoraConfig(**SIZES)), batches())
+
+
+@pytest.mark.parametrize("scheme", ["pissa", "olora"])
+def test_a_start_that_the_file_does_not_tell_of_is_warned_of(scheme, tmp_path):
+    model = get_peft_model(Two(), LoraConfig(**SIZES, init_lora_weights=scheme))
+    model.save_pretrained(tmp_path / "told")
+    model.peft_config["default"].init_lora_weights = True
+    with pytest.warns(UserWarning, match=r"'default' is saved with init_lora_weights=True.* computes something else"):
+        model.save_pretrained(tmp_path / "start")
+    moved = model(batches()[0]["x"])
+    model.save_pretrained(tmp_path / "whole", path_initial_model_for_weight_conversion=tmp_path / "start")
+    again = PeftModel.from_pretrained(Two(), tmp_path / "whole")
+    torch.testing.assert_close(again(batches()[0]["x"]), moved, atol=1e-5, rtol=1e-4)

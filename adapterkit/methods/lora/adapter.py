@@ -156,6 +156,12 @@ class LoraAdapter(LayerAdapter):
     ) -> LoraConfig:
         return combine.combined_config(configs, layers, how)
 
+    @override
+    def misdescribed(self, config: LoraConfig) -> str | None:
+        if "start_A" not in self._buffers or not isinstance(config.init_lora_weights, bool):
+            return None
+        return f"init_lora_weights={config.init_lora_weights}, but it subtracts the product that it started with"
+
     @classmethod
     @override
     def since(
