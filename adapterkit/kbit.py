@@ -62,3 +62,9 @@ def cast_mixed_precision_params(model: nn.Module, dtype: torch.dtype) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point() and not storage.keeps_type(parameter):
             parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
+
+
+def infer_device() -> str:
+    """The type of the accelerator that is there, as PEFT's examples move models to it; ``cpu`` where there is none."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if accelerator is None else accelerator.type

@@ -18,6 +18,7 @@ _PLACES = {
     "NoMatchingPeftModuleError": "adapterkit.errors:TargetError",
     "TaskType": "adapterkit.config.types",
     "PeftType": "adapterkit.config.types",
+    "infer_device": "adapterkit.kbit",
     "SAFETENSORS_WEIGHTS_NAME": "adapterkit.saving:WEIGHTS_NAME",
     "WEIGHTS_NAME": "adapterkit.saving:PICKLED_NAME",
     "CONFIG_NAME": "adapterkit.config.base",
