@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -50,20 +50,34 @@ def _keys(tuner: Tuner, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Where ``state`` has what the base model calls by its own names: own name -> key."""
     if tuner.merged_adapters:
         raise StateError(f"adapters {list(tuner.merged_adapters)} are merged into the base model: unmerge first")
-    inner = {target: _inner(target, layer) for target, layer in {**tuner.layers, **tuner.copies}.items()}
+    places = _places(tuner)
     found = {}
     for key in state:
-        target = next((key[:at] for at, char in enumerate(key) if char == "." and key[:at] in inner), None)
-        if target is None:
-            found[key] = key
-        elif key.startswith(f"{inner[target]}."):
-            found[target + key.removeprefix(inner[target])] = key
+        ends = (at for at in range(len(key) - 1, 0, -1) if key[at] == ".")
+        path = next((key[:at] for at in ends if key[:at] in places), None)
+        own = places[path] if path is not None else ""
+        if own is not None:
+            found[key if path is None else own + key.removeprefix(path)] = key
     return found
 
 
-def _inner(name: str, layer: nn.Module) -> str:
-    """The name of the frozen module in what stands around it."""
-    while isinstance(layer, AdaptedLayer | CopiedLayer):
-        child = "base_layer" if isinstance(layer, AdaptedLayer) else "original_module"
-        name, layer = f"{name}.{child}", getattr(layer, child)
-    return name
+def _places(tuner: Tuner) -> dict[str, str | None]:
+    """What adapters have put into the model, by path: None, and the names of the frozen modules inside of it."""
+    places: dict[str, str | None] = {}
+    inner: dict[str, str] = {}
+    for target in sorted({*tuner.layers, *tuner.copies}, key=lambda name: name.count(".")):
+        owner = next((name for name in _holders(target) if name in inner), "")
+        path, layer = inner.get(owner, "") + target.removeprefix(owner), tuner.names[target]
+        places[path] = None
+        while isinstance(layer, AdaptedLayer | CopiedLayer):
+            child = "base_layer" if isinstance(layer, AdaptedLayer) else "original_module"
+            path, layer = f"{path}.{child}", getattr(layer, child)
+        places[path], inner[target] = target, path
+    return places
+
+
+def _holders(name: str) -> Iterator[str]:
+    """The names of the modules around one, innermost first."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -23,6 +23,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CheckpointError, nearest
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
+from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.tokens import TiedTokens
 from adapterkit.targets import modules_of
 from adapterkit.tuner import Tuner
@@ -55,8 +56,10 @@ def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
     tuner = tuner_of(model)
     tuner.require(name)
     found: dict[str, tuple[str, nn.Module]] = {}
+    wrapped = _wrapped(tuner, name)
     for target, part in tuner.parts(name):
-        stem = f"{target}.{part.prefix}" if isinstance(part, Adapter) else f"{target}."
+        path = _inside(target, wrapped) if wrapped else target
+        stem = f"{path}.{part.prefix}" if isinstance(part, Adapter) else f"{path}."
         if isinstance(part, BiasAdapter) and part.layer.called and name in tuner.layers[target].adapters:
             stem += "base_layer."
         found[stem.replace(COMPILED, "")] = (target, part)
@@ -64,6 +67,21 @@ def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
     if name in prompts:
         found[""] = ("", prompts[name])
     return found
+
+
+def _wrapped(tuner: Tuner, name: str) -> dict[str, int]:
+    """The modules that PEFT puts wrappers around for their parameters, and how many for adapter ``name``."""
+    layers = {target: layer for target, layer in tuner.layers.items() if layer.uses("parameter_adapters")}
+    held: dict[str, Any] = {target: layer.parameter_adapters._modules.get(name) for target, layer in layers.items()}
+    return {target: len(made.adapters) for target, made in held.items() if isinstance(made, ParameterAdapters)}
+
+
+def _inside(target: str, wrapped: Mapping[str, int]) -> str:
+    """A module's name through the wrappers around those that hold it."""
+    parts = target.split(".")
+    names = (".".join(parts[: end + 1]) for end in range(len(parts) - 1))
+    inner = [part + ".base_layer" * wrapped.get(name, 0) for part, name in zip(parts, names, strict=False)]
+    return ".".join([*inner, parts[-1]])
 
 
 def tuner_of(model: nn.Module) -> Tuner:

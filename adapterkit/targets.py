@@ -21,14 +21,16 @@ _INDEX = re.compile(r"\.(\d+)(?=\.)")
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by its dotted name, adapted layers as leaves: one walk, whatever has been added."""
+    """Every module by its dotted name, without what adapters put around and beside it: one walk."""
     found: dict[str, nn.Module] = {}
     stack = [("", model)]
     while stack:
         name, module = stack.pop()
         if name:
             found[name] = module
-        if isinstance(module, AdaptedLayer | CopiedLayer):
+        if isinstance(module, AdaptedLayer):
+            module = module.base_layer
+        if isinstance(module, CopiedLayer):
             continue
         prefix = f"{name}." if name else ""
         stack.extend((prefix + child, sub) for child, sub in reversed(module._modules.items()) if sub is not None)
@@ -215,7 +217,8 @@ def _index_by(patterns: Sequence[str]) -> Callable[[str], int | None]:
 
 def _inside(name: str, modules: Modules) -> bool:
     """Whether a module is part of a `torch.nn.MultiheadAttention`, which reads its weights and does not call it."""
-    return isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)
+    owner = modules.get(name.rpartition(".")[0])
+    return isinstance(owner.base_layer if isinstance(owner, AdaptedLayer) else owner, nn.MultiheadAttention)
 
 
 def _kind(module: nn.Module) -> str:

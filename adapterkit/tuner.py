@@ -204,9 +204,9 @@ class Tuner(Operations, Folding):
         return self.layers[target]
 
     def _owner(self, target: str) -> nn.Module:
-        """The module that holds another one."""
+        """The module that holds another one: of an adapted one the frozen module in it."""
         parent = target.rpartition(".")[0]
-        return self.names[parent] if parent else self.model
+        return base_of(self.names[parent]) if parent else self.model
 
     def _copied(self, target: str) -> CopiedLayer:
         if target not in self.copies:

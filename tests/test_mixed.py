@@ -13,6 +13,7 @@ import adapterkit
 from adapterkit import PeftMixedModel, PeftModel, get_peft_model
 from adapterkit.errors import CapabilityError, CheckpointError, StateError
 from adapterkit.registry import methods
+from tests.parity.bases import IDS, fill, llama
 from tests.parity.helpers import add_noise, peft, quiet
 
 CANDIDATES = {
@@ -200,3 +201,21 @@ def test_numbers_are_those_of_pefts_mix(tmp_path, other):
     for name in ("lora", other):
         adapterkit.set_peft_model_state_dict(mixed, peft.get_peft_model_state_dict(theirs, adapter_name=name), name)
     torch.testing.assert_close(mixed.eval()(X), theirs.eval()(X))
+
+
+@pytest.mark.parametrize("order", [("around", "inside"), ("inside", "around")])
+def test_adapters_of_a_block_and_of_layers_inside_of_it(order):
+    task = {"task_type": "CAUSAL_LM"}
+    configs = {
+        "around": adapterkit.AdaptionPromptConfig(adapter_len=3, adapter_layers=1, **task),
+        "inside": adapterkit.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], **task),
+    }
+    model = get_peft_model(llama(), configs[order[0]], order[0], mixed=True)
+    model.add_adapter(order[1], configs[order[1]])
+    for name in order:
+        fill(adapterkit, model, name)
+    alone = get_peft_model(llama(), configs["inside"], "inside")
+    fill(adapterkit, alone, "inside")
+    model.eval().set_adapter("inside")
+    torch.testing.assert_close(model(input_ids=IDS).logits, alone.eval()(input_ids=IDS).logits)
+    torch.testing.assert_close(model.unload()(input_ids=IDS).logits, llama()(input_ids=IDS).logits)
