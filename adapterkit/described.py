@@ -48,6 +48,11 @@ class Described(nn.Module):
         return self.peft_config[self.active_adapter]
 
     @property
+    def peft_type(self) -> str | None:
+        """The method of the first adapter; None where there is none."""
+        return next((config.peft_type for config in self.peft_config.values()), None)
+
+    @property
     def modules_to_save(self) -> set[str] | None:
         """The modules that are trained and saved whole, over all adapters."""
         names = {name for config in self.peft_config.values() for name in config.modules_to_save or ()}

@@ -220,6 +220,21 @@ class PeftConfig(StrictModel):
         text = self.to_json(**{"inference_mode": self.inference_mode, **changes})
         write_text(Path(save_directory) / CONFIG_NAME, text)
 
+    def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, **options: Any) -> Any:
+        """Upload ``adapter_config.json`` to a repository on the Hub, which is made if need be.
+
+        Args:
+            repo_id: ``"user/name"``.
+            token: for the Hub; None takes the one that is stored.
+            options: ``commit_message``, ``commit_description``, ``private``, ``revision`` and ``create_pr``, as for
+                `PeftModel.push_to_hub`.
+
+        Raises:
+            CheckpointError: the Hub refuses, or cannot be reached.
+        """
+        message = {"commit_message": options.pop("commit_message", None) or "Upload config"}
+        return resolve("adapterkit.hub:upload")(self.save_pretrained, repo_id, token, **message, **options)
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, allow_unknown: Iterable[str] = (), source: str = "config") -> Self:
         """The config that ``data`` describes; its ``peft_type`` chooses the class.

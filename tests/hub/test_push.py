@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from adapterkit import PeftMixedModel, PeftModel, get_peft_model
+from adapterkit import PeftConfig, PeftMixedModel, PeftModel, get_peft_model
 from adapterkit.checkpoint import get_peft_model_state_dict
 from adapterkit.errors import CheckpointError, StateError
 from tests import loopback
@@ -42,6 +42,16 @@ def test_a_repository_is_made_and_filled(hub):
     assert all(torch.equal(tensors[key], expected[key]) for key in tensors)
     assert json.loads(files["adapter_config.json"])["peft_type"] == "LORA"
     assert torch.equal(PeftModel.from_pretrained(net(), HERE)(batch()), model(batch()))
+
+
+def test_a_config_alone(hub):
+    lora(r=5).push_to_hub(HERE, token=WRITER)
+    assert content(hub).keys() == {"adapter_config.json"}
+    assert PeftConfig.from_pretrained(HERE).r == 5
+    moved().push_to_hub(HERE, token=WRITER)
+    lora(r=6).push_to_hub(HERE, token=WRITER, commit_message="another rank")
+    assert content(hub).keys() == FILES
+    assert PeftConfig.from_pretrained(HERE).r == 6
 
 
 def test_large_files_go_through_lfs(hub):

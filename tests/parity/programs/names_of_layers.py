@@ -13,6 +13,7 @@ from peft import (
     NoMatchingPeftModuleError,
     PeftConfig,
     PeftError,
+    PeftType,
     PromptTuningConfig,
     get_base_model_state_dict,
     get_peft_model,
@@ -50,7 +51,7 @@ show(sorted(get_peft_model_state_dict(model)))
 model = LoraModel(mlp(), LoraConfig(r=2, target_modules=["lin0"]), "default")
 show(isinstance(model, LoraModel), list(model.peft_config), model.active_adapters, model(X))
 model = get_peft_model(mlp(), LoraConfig(r=2, target_modules=["lin0"]))
-show(isinstance(model.base_model, LoraModel))
+show(isinstance(model.base_model, LoraModel), model.peft_type == PeftType.LORA)
 for error in (NoMatchingPeftModuleError, PeftError, ValueError):
     try:
         get_peft_model(mlp(), LoraConfig(target_modules=["nothing like this"]))
