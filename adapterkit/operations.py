@@ -26,9 +26,9 @@ class Operations(nn.Module):
     @property
     def targeted_module_names(self) -> list[str]:
         """The names that adapted layers have in the base model, in its order."""
-        tuner = self._tuner
-        adapted = {target for target, layer in tuner.layers.items() if layer.uses("adapters")}
-        return [name for name in tuner.names if name in adapted]
+        adapted = [target for target, layer in self._tuner.layers.items() if layer.uses("adapters")]
+        places = {name: place for place, name in enumerate(self._tuner.names)}
+        return sorted(adapted, key=lambda name: places.get(name, len(places)))  # last, what copies are made of
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether an adapter's method changes weights, so that `convert_to_lora` can express it.

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from adapterkit import LoraConfig, get_peft_model, inject_adapter_in_model
+from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from adapterkit.errors import CapabilityError, StateError, TargetError
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.tuner import Tuner
-from tests.models import batch, lora, net, tuned
+from tests.models import batch, lora, move, net, tuned
 
 
 def test_adds_one_wrapper_a_target_in_place():
@@ -257,3 +257,28 @@ def test_training_mode_is_the_replaced_module_s():
     tuner.add("a", lora(modules_to_save=["classifier"]))
     assert all(m.training for m in model.modules())
     assert not any(m.training for m in tuned("a").modules() if m is not None and isinstance(m, AdaptedLayer))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("first", [{}, {"target_modules": ["1.query"], "modules_to_save": ["0.norm"]}], ids=str)
+def test_a_copy_of_a_module_has_none_of_the_adapters_inside(tmp_path, first, merged):
+    model = get_peft_model(net(), lora(**first), "one")
+    move(model)
+    before = model.eval()(batch())
+    if merged:
+        model.merge_adapter()
+    model.add_adapter("two", lora(target_modules=["1.value"], modules_to_save=["layers.0"]))
+    plain = net().layers[0].state_dict()
+    saved = get_peft_model_state_dict(model, adapter_name="two")
+    copied = {k.removeprefix("base_model.model.layers.0."): t for k, t in saved.items() if ".layers.0." in k}
+    assert copied.keys() == plain.keys()
+    assert all(torch.equal(copied[key], plain[key]) for key in plain)
+    torch.testing.assert_close(model(batch()), before)
+    if merged:
+        model.unmerge_adapter()
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(net(), tmp_path / "two", "two")
+    model.set_adapter("two")
+    torch.testing.assert_close(again(batch()), model(batch()))
+    torch.testing.assert_close(PeftModel.from_pretrained(net(), tmp_path / "one", "one")(batch()), before)
+    torch.testing.assert_close(model.unload()(batch()), net()(batch()))

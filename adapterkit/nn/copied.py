@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from adapterkit.errors import CapabilityError
+from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.selection import Routes, Selection
 
 
@@ -64,8 +65,16 @@ class CopiedLayer(nn.Module):
 
 
 def trainable_copy(module: nn.Module, leader: nn.Module | None = None) -> nn.Module:
-    """A copy to be trained; its weight is that of ``leader``, another copy, if there is one."""
-    fresh = copy.deepcopy(module).requires_grad_(True)
+    """A copy to be trained, without adapters that layers inside of it have; its weight is that of ``leader``, another
+    copy, if there is one."""
+    fresh = copy.deepcopy(module)
+    for parent in list(fresh.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, AdaptedLayer):
+                child.unmerge()
+                child = child.base_layer
+            parent._modules[name] = child.original_module if isinstance(child, CopiedLayer) else child
+    fresh.requires_grad_(True)
     if leader is not None:
         fresh.weight = leader.weight
     return fresh
