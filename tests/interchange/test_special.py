@@ -98,6 +98,28 @@ def roberta():
     )
 
 
+def distilbert():
+    sizes = {"dim": 16, "hidden_dim": 32, "n_layers": 1, "n_heads": 2, "vocab_size": 32}
+    return seeded(lambda: transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**sizes)))
+
+
+def test_a_head_of_two_layers_is_trained_and_travels(tmp_path):
+    stated = {"r": 2, "target_modules": ["q_lin"], "task_type": "SEQ_CLS"}
+    model = get_peft_model(distilbert(), LoraConfig(**stated))
+    with quiet():
+        theirs = peft.get_peft_model(distilbert(), peft.LoraConfig(**stated))
+    assert model.get_nb_trainable_parameters() == theirs.get_nb_trainable_parameters()
+    add_noise(model)
+    model.eval().save_pretrained(tmp_path / "ours")
+    with quiet():
+        add_noise(theirs)
+        theirs.eval().save_pretrained(tmp_path / "theirs")
+        read = peft.PeftModel.from_pretrained(distilbert(), tmp_path / "ours").eval()
+    torch.testing.assert_close(run(read, {"input_ids": IDS}), run(model, {"input_ids": IDS}), atol=1e-5, rtol=1e-4)
+    read = PeftModel.from_pretrained(distilbert(), tmp_path / "theirs")
+    torch.testing.assert_close(run(read, {"input_ids": IDS}), run(theirs, {"input_ids": IDS}), atol=1e-5, rtol=1e-4)
+
+
 HEADS = {
     "classifier": (roberta, {"task_type": "SEQ_CLS"}),
     "predictions": (lambda: bert("ForMaskedLM"), {"task_type": None, "modules_to_save": ["predictions"]}),

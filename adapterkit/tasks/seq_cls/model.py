@@ -17,5 +17,9 @@ class PeftModelForSequenceClassification(PeftModel):
     """
 
     task_type: ClassVar[str | None] = "SEQ_CLS"
-    heads: ClassVar[tuple[str, ...]] = ("classifier", "score")
+    heads: ClassVar[tuple[str, ...]] = (
+        "classifier",
+        "score",
+        "pre_classifier",
+    )  # DistilBERT has the first and the last
     pooled_by: ClassVar[Mapping[str, str]] = {"classifier": "first", "score": "last"}
