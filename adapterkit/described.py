@@ -19,6 +19,9 @@ class Described(nn.Module):
     heads: ClassVar[tuple[str, ...]] = ()
     """Names the output layer of such a model may have; it is trained and saved beside the adapter."""
 
+    unadapted_heads: ClassVar[tuple[str, ...]] = ()
+    """Those of `heads` that ``all-linear`` leaves alone even where they are not trained, as when it is injected."""
+
     base_model: Tuner
 
     @property

@@ -26,13 +26,12 @@ from adapterkit.nn.module import modules_in
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
 from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
-from adapterkit.registry import declared_as, resolve, tasks
+from adapterkit.registry import declared_as, tasks
 from adapterkit.targets import Modules, match_subset, match_targets, matching, suffixes
 from adapterkit.tokens import make_token_rows
 from adapterkit.tying import Tied
 
 _META, _CPU = torch.device("meta"), torch.device("cpu")
-_CLASSIFIER = "SEQ_CLS"
 
 
 @dataclass(frozen=True)
@@ -126,13 +125,13 @@ class Maker:
         return view
 
     def _heads(self, config: LayerConfig) -> set[str]:
-        """The output layers, which all-linear leaves alone: the language model's head or the classifier's, and modules
-        to save."""
+        """The output layers, which all-linear leaves alone: the language model's head or the task's, and modules to
+        save."""
         get_output = getattr(self.model, "get_output_embeddings", None)
         output = get_output and get_output()
         heads = set() if output is None else {n for n, m in self.names.items() if m is output}
-        if get_output is not None and output is None and config.task_type == _CLASSIFIER:
-            heads.update(self.names.keys() & set(resolve(tasks[_CLASSIFIER.lower()].wrapper).heads))
+        if get_output is not None and output is None and config.task_type is not None:
+            heads.update(self.names.keys() & set(tasks[config.task_type.lower()].wrapper_class().unadapted_heads))
         if config.modules_to_save:
             heads.update(matching(self.names, config.modules_to_save, "modules_to_save"))
         return heads

@@ -20,7 +20,7 @@ from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.operations import Operations
-from adapterkit.registry import resolve, tasks
+from adapterkit.registry import tasks
 from adapterkit.saved import Saved
 from adapterkit.tuner import Tuner
 
@@ -216,4 +216,4 @@ def wrapper_for(config: PeftConfig) -> type[PeftModel]:
     """The wrapper of a config's task; `PeftModel` itself where it has none."""
     if config.task_type is None:
         return PeftModel
-    return resolve(tasks[config.task_type.lower()].wrapper)  # type: ignore[no-any-return]
+    return tasks[config.task_type.lower()].wrapper_class()  # type: ignore[no-any-return]

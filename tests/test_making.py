@@ -13,7 +13,9 @@ from adapterkit import LoraConfig, PeftModel, get_peft_config, get_peft_model, i
 from adapterkit.config.layer import LayerConfig
 from adapterkit.errors import BrokenPluginError, CapabilityError, ConfigError, TargetError
 from adapterkit.nn.adapter import LayerAdapter
-from adapterkit.registry import resolve, tasks
+from adapterkit.nn.layer import AdaptedLayer
+from adapterkit.registry import tasks
+from adapterkit.tasks.seq_cls.config import SeqClsConfig
 from adapterkit.tuner import Tuner
 from tests.models import batch, lora, move, net, pair, trainable
 
@@ -65,6 +67,29 @@ class SomewhereConfig(PlainTensorConfig):
     adapter: ClassVar[str] = "tests.test_making:Somewhere"
 
 
+class OpenRating(PeftModel):
+    """A third party's task, whose head is named and no more."""
+
+    task_type = "RATING"
+    heads = ("classifier",)
+
+
+class Rating(OpenRating):
+    """The same, with a head that is left alone."""
+
+    unadapted_heads = ("classifier",)
+
+
+def task_of(named: str) -> type[SeqClsConfig]:
+    """A third party's config of a task whose wrapper is something in this module."""
+
+    class Config(SeqClsConfig):
+        task_type: ClassVar[str] = "RATING"
+        wrapper: ClassVar[str] = f"tests.test_making:{named}"
+
+    return Config
+
+
 class TestMaking:
     @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
     def test_a_method_without_parameters_is_refused(self, low_cpu_mem_usage):
@@ -113,9 +138,24 @@ class TestMaking:
 
     @pytest.mark.parametrize("task", sorted(tasks))
     def test_a_task_type_chooses_the_wrapper(self, task):
-        wrapper = resolve(tasks[task].wrapper)
+        wrapper = tasks[task].wrapper_class()
         assert issubclass(wrapper, PeftModel)
         assert wrapper.task_type == tasks[task].task_type
+
+    @pytest.mark.parametrize(("wrapper", "adapted"), [("Rating", False), ("OpenRating", True)])
+    def test_a_task_says_whether_all_linear_leaves_its_head_alone(self, wrapper, adapted, monkeypatch):
+        monkeypatch.setitem(tasks._local, "rating", task_of(wrapper))
+        config = LoraConfig(r=2, target_modules="all-linear", task_type="RATING")
+        model = inject_adapter_in_model(config, bert())
+        assert isinstance(model.classifier, AdaptedLayer) is adapted
+        assert isinstance(model.bert.encoder.layer[0].attention.self.query, AdaptedLayer)
+
+    @pytest.mark.parametrize("make", [get_peft_model, lambda base, config: inject_adapter_in_model(config, base)])
+    @pytest.mark.parametrize(("wrapper", "why"), [("NoSuchThing", "has no 'NoSuchThing'"), ("net", "is no PeftModel")])
+    def test_a_task_s_broken_wrapper_is_named(self, wrapper, why, make, monkeypatch):
+        monkeypatch.setitem(tasks._local, "rating", task_of(wrapper))
+        with pytest.raises(BrokenPluginError, match=rf"Config: its wrapper tests\.test_making:{wrapper} .*{why}"):
+            make(bert(), LoraConfig(r=2, target_modules="all-linear", task_type="RATING"))
 
     def test_a_task_s_head_is_trained_and_saved(self, tmp_path):
         model = get_peft_model(bert(), LoraConfig(r=2, task_type="SEQ_CLS"))

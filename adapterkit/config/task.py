@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from adapterkit.config.base import StrictModel
+from adapterkit.registry import implementation, resolve
 
 LESS_IS_BETTER = ("loss", "perplexity", "mse", "error")
 """Words in the names of metrics of which less is better."""
@@ -49,3 +50,12 @@ class TaskConfig(StrictModel):
     """Roles of the columns to their usual names, ``{"text": "text", "label": "label"}``."""
 
     name: str = Field(description="Name of the task.")
+
+    @classmethod
+    def wrapper_class(cls) -> Any:
+        """The class that `wrapper` names. Imports torch.
+
+        Raises:
+            BrokenPluginError: it cannot be imported, or is no `PeftModel`; names the plugin.
+        """
+        return implementation(cls, "wrapper", resolve("adapterkit.model:PeftModel"))

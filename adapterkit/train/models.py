@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from adapterkit.config.run import ModelConfig
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import ConfigError
-from adapterkit.registry import resolve
 from adapterkit.train import tiny
 from adapterkit.train.tokenizers import builtin_tokenizer
 
@@ -93,7 +92,7 @@ def _say_what_is_made_anew(
     model: PreTrainedModel, task: TaskConfig, mismatched: Iterable[tuple[str, Any, Any]]
 ) -> None:
     """A head of another size, for other classes, is made anew, since it is trained; no other part may be."""
-    heads = set(resolve(task.wrapper).heads)
+    heads = set(task.wrapper_class().heads)
     for name, saved, wanted in sorted(mismatched):
         sizes = f"{name} has the shape {tuple(saved)} in {model.name_or_path}, and {tuple(wanted)} here"
         if heads.isdisjoint(name.split(".")):

@@ -22,6 +22,11 @@ def llama():
     return seeded(lambda: transformers.LlamaForSequenceClassification(config))
 
 
+def distilbert():
+    config = transformers.DistilBertConfig(vocab_size=30, dim=16, n_layers=2, n_heads=2, hidden_dim=16)
+    return seeded(lambda: transformers.DistilBertForSequenceClassification(config))
+
+
 def plain():
     return nn.ModuleDict({"query": nn.Linear(4, 4), "q_proj": nn.Linear(4, 4), "classifier": nn.Linear(4, 2)})
 
@@ -30,6 +35,7 @@ BASES = {
     "classifier": lambda: bert("ForSequenceClassification"),
     "score": llama,
     "classifier of several layers": roberta,
+    "a layer before the classifier": distilbert,
     "tokens": lambda: bert("ForTokenClassification"),
     "answers": lambda: bert("ForQuestionAnswering"),
     "language": lambda: bert("ForMaskedLM"),
@@ -39,7 +45,7 @@ BASES = {
 
 def late(library, config, base):
     """Added to an adapter that says nothing of a task."""
-    made = library.get_peft_model(base, library.LoraConfig(r=2, target_modules=r".*\b(query|q_proj)"))
+    made = library.get_peft_model(base, library.LoraConfig(r=2, target_modules=r".*\b(query|q_proj|q_lin)"))
     made.add_adapter("second", config)
     return made.base_model.model
 

@@ -22,4 +22,5 @@ class PeftModelForSequenceClassification(PeftModel):
         "score",
         "pre_classifier",
     )  # DistilBERT has the first and the last
+    unadapted_heads: ClassVar[tuple[str, ...]] = ("classifier", "score")
     pooled_by: ClassVar[Mapping[str, str]] = {"classifier": "first", "score": "last"}
