@@ -41,6 +41,9 @@ class PeftModel(Operations, Saved):
     fill: ClassVar[Mapping[str, int]] = {"attention_mask": 1, "token_type_ids": 0}
     """With what value each keyword input grows when virtual tokens are put before it."""
 
+    halves: ClassVar[int] = 1
+    """2 for an encoder-decoder model, each half of which may have virtual tokens of its own."""
+
     shifted: ClassVar[tuple[str, ...]] = ()
     """Keyword inputs that count columns, and move when virtual tokens are put before them."""
 

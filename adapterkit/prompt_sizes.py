@@ -9,6 +9,7 @@ from torch import nn
 
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import ConfigError
+from adapterkit.registry import tasks
 
 SIZE_NAMES: Mapping[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),
@@ -39,7 +40,8 @@ def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) ->
         sizes.update(_cache_sizes(config, text, sizes))
     if "encoder_hidden_size" in type(config).model_fields:
         sizes["encoder_hidden_size"] = getattr(config, "encoder_hidden_size", None) or sizes["token_dim"]
-    halves = 2 if (config.task_type or task_type) == "SEQ_2_SEQ_LM" else 1
+    task = config.task_type or task_type
+    halves = 1 if task is None else tasks[task.lower()].wrapper_class().halves
     sizes["num_transformer_submodules"] = config.num_transformer_submodules or halves
     return config.model_copy(update=sizes)
 

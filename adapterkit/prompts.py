@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache, StaticCache
 
 from adapterkit.config.prompt import PromptConfig
-from adapterkit.errors import CapabilityError, StateError
+from adapterkit.errors import BrokenPluginError, CapabilityError, StateError
 from adapterkit.making import seeded
 from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.prompt_places import (
@@ -26,6 +26,8 @@ from adapterkit.prompt_places import (
     left_padded,
 )
 from adapterkit.prompt_sizes import with_sizes as with_sizes
+from adapterkit.registry import declared_as
+from adapterkit.tying import embedding_of
 from adapterkit.virtual_tokens import (
     Inputs,
     VirtualTokens,
@@ -48,17 +50,55 @@ def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: boo
         model: the base model.
         name: the adapter's name, which its random start depends on, and on nothing else but the seed.
         empty: leave the values undefined, to be filled by loading.
+
+    Raises:
+        CapabilityError: the model cannot take the tokens.
+        BrokenPluginError: the method makes none, or tokens of other sizes than the config's.
     """
     implementation = config.adapter_class()
+    _check_place(implementation.place, config, model)
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
     dtype = torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
     on_meta = empty or device.type == "meta"
     with torch.device("meta") if on_meta else seeded(f"{torch.initial_seed()}/{name}/prompt"):
         prompt: PromptAdapter = implementation(config, model)
+        _check_table(prompt, config)
     if empty and device.type != "meta":
         return prompt.to(dtype).to_empty(device=device)
     return prompt.to(device=device, dtype=dtype)
+
+
+def _check_place(place: str, config: PromptConfig, model: nn.Module) -> None:
+    """Whether a model has what the tokens go into."""
+    taken, needed = parameters_of(model), "past_key_values" if place == "cache" else "inputs_embeds"
+    if needed not in taken:
+        raise CapabilityError(
+            f"{config.peft_type}: {type(model).__name__} takes no {needed}, which the prompt has to go into"
+        )
+    if place == "embeddings" and "input_ids" in taken and embedding_of(model) is None:
+        raise CapabilityError(
+            f"{config.peft_type}: {type(model).__name__} has no input embeddings (get_input_embeddings), which the "
+            "prompt has to go before"
+        )
+
+
+@torch.no_grad()
+def _check_table(prompt: PromptAdapter, config: PromptConfig) -> None:
+    """Whether a new prompt has the sizes of its config."""
+    method = f"{declared_as(type(config))}: its adapter {config.adapter}"
+    if not isinstance(getattr(prompt, "embedding", None), nn.Embedding):
+        raise BrokenPluginError(f"{method} has no embedding: an nn.Embedding (tokens, width), made in __init__")
+    count, width, layers = config.num_virtual_tokens, config.token_dim or 0, config.num_layers or 0
+    wanted = [(count * halves, width) for halves in range(1, (config.num_transformer_submodules or 1) + 1)]
+    if prompt.place == "cache":
+        wanted = [(tokens, layers * 2 * width) for tokens, width in wanted]
+    found = tuple(prompt.table().shape)
+    if found not in wanted:
+        raise BrokenPluginError(
+            f"{method} has a table {found}, where {' or '.join(map(str, wanted))} is needed: (tokens, width), by "
+            f"num_virtual_tokens={count}, token_dim={width}" + (f", num_layers={layers}" * (prompt.place == "cache"))
+        )
 
 
 def get_prompt(peft_model: PeftModel, batch_size: int, task_ids: Tensor | None = None) -> Tensor | Cache:
@@ -148,9 +188,7 @@ def with_tokens(
     if tokens.mask is not None:
         _check_unequal(peft_model, prompt)
     if prompt.place == "cache":
-        _require(model, "past_key_values")
         return into_cache(inputs, tokens, model, _sizes_of(peft_model)), tokens
-    _require(model, "inputs_embeds")
     if pools(peft_model, "last"):
         inputs = left_padded(inputs, model)
     if not is_encoder_decoder(model) or inputs.get("encoder_outputs") is None:
@@ -172,11 +210,6 @@ def _sizes_of(peft_model: PeftModel) -> Sizes:
     names = selection.active if selection.routes is None else selection.routes.rows
     config: Any = peft_model.peft_config[next(iter(names))]
     return Sizes(config.num_layers, config.num_attention_heads, config.num_transformer_submodules)
-
-
-def _require(model: nn.Module, name: str) -> None:
-    if name not in parameters_of(model):
-        raise CapabilityError(f"{type(model).__name__} takes no {name}, which the prompt has to go into")
 
 
 def pools(peft_model: PeftModel, column: str) -> bool:

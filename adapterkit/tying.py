@@ -110,13 +110,18 @@ def untie(tuner: Any, name: str, target: str) -> None:
     )
 
 
-def input_embedding(model: nn.Module, modules: Modules) -> str | None:
-    """The name of the module that embeds a model's input, where the model says which it is."""
+def embedding_of(model: nn.Module) -> nn.Module | None:
+    """The module that embeds a model's input, where the model says which it is."""
     try:
-        embedding = getattr(model, "get_input_embeddings", lambda: None)()
+        return getattr(model, "get_input_embeddings", lambda: None)()
     except NotImplementedError:
         return None
-    return next((name for name, module in modules.items() if module is embedding), None)
+
+
+def input_embedding(model: nn.Module, modules: Modules) -> str | None:
+    """The name of `embedding_of` the model."""
+    embedding = embedding_of(model)
+    return None if embedding is None else next((name for name, module in modules.items() if module is embedding), None)
 
 
 def weight_of(module: nn.Module) -> Any:

@@ -10,7 +10,8 @@ import transformers as hf
 from torch import nn
 
 from adapterkit import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from adapterkit.errors import CapabilityError, ConfigError, StateError
+from adapterkit.errors import BrokenPluginError, CapabilityError, ConfigError, StateError
+from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.prompts import with_sizes
 from tests.parity.helpers import peft, quiet
 from tests.parity.prompts import COLUMNS, ROWS, bart, batch, bert, gpt2, lively, llama, mistral, t5
@@ -225,9 +226,67 @@ def test_a_models_own_preparation_stays_in_place() -> None:
 def test_what_takes_no_cache_is_refused() -> None:
     config = hf.DistilBertConfig(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=16)
     base = hf.AutoModelForSequenceClassification.from_config(config)
-    model = get_peft_model(base, PREFIX.model_copy(update={"task_type": "SEQ_CLS"}))
-    with pytest.raises(CapabilityError, match="DistilBertForSequenceClassification"):
-        model(**batch())
+    with pytest.raises(CapabilityError, match="PREFIX_TUNING: DistilBertForSequenceClassification takes no past_key"):
+        get_peft_model(base, PREFIX.model_copy(update={"task_type": "SEQ_CLS"}))
+
+
+class Blind(nn.Module):
+    """A model that says nothing of its input embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = llama()
+        self.config = self.inner.config
+
+    def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> object:
+        return self.inner(input_ids, inputs_embeds=inputs_embeds)
+
+
+class Closed(Blind):
+    """A model that takes no embeddings."""
+
+    def forward(self, input_ids: torch.Tensor) -> object:
+        return self.inner(input_ids)
+
+
+class Unsaid(Blind):
+    """A model of a class of transformers' that has no input embeddings."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(Blind, "Blind has no input embeddings"), (Unsaid, "Unsaid has no input emb"), (Closed, "Closed takes no inputs")],
+)
+def test_what_takes_no_embeddings_is_refused(make: type[nn.Module], message: str) -> None:
+    base = make()
+    with pytest.raises(CapabilityError, match=f"PROMPT_TUNING: {message}"):
+        get_peft_model(base, PROMPT)
+    assert all(parameter.requires_grad for parameter in base.parameters())
+
+
+def test_the_prompt_of_another_method_has_to_fit_it() -> None:
+    class Other(PromptAdapter):
+        def __init__(self, config: object, model: nn.Module) -> None:
+            super().__init__(config, model)
+            self.vectors = nn.Embedding(3, 16)
+
+    class Narrow(Other):
+        def __init__(self, config: object, model: nn.Module) -> None:
+            super().__init__(config, model)
+            self.embedding = nn.Embedding(3, 8)
+
+    class Config(PromptTuningConfig):
+        def adapter_class(self) -> type[PromptAdapter]:
+            return Other
+
+    with pytest.raises(BrokenPluginError, match=r"Config: its adapter .* has no embedding: an nn\.Embedding"):
+        get_peft_model(llama(), Config(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    Config.adapter_class = lambda self: Narrow
+    with pytest.raises(BrokenPluginError, match=r"has a table \(3, 8\), where \(3, 16\) is needed.*token_dim=16"):
+        get_peft_model(llama(), Config(task_type="CAUSAL_LM", num_virtual_tokens=3))
 
 
 def test_a_cache_that_is_not_looked_at_is_noticed() -> None:

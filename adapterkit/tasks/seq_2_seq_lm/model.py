@@ -16,3 +16,4 @@ class PeftModelForSeq2SeqLM(PeftModel):
     """
 
     task_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
+    halves: ClassVar[int] = 2
