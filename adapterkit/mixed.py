@@ -20,6 +20,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.files import fetch, hub_options, write_text
 from adapterkit.model import PeftModel
+from adapterkit.saved import trainable_as_before
 
 INDEX_NAME = "mixed_adapters.json"
 
@@ -126,13 +127,14 @@ class PeftMixedModel(PeftModel):
         subfolder = options.pop("subfolder", None)
         folders = {name: f"{subfolder}/{name}" if subfolder else name for name in index["adapters"]}
         first, *others = index["adapters"]
-        mixed = super().from_pretrained(model, model_id, first, is_trainable, subfolder=folders[first], **options)
-        try:
-            for name in others:
-                mixed.load_adapter(model_id, name, is_trainable, subfolder=folders[name], **options)
-        except Exception:
-            mixed.unload()
-            raise
+        with trainable_as_before(model):
+            mixed = super().from_pretrained(model, model_id, first, is_trainable, subfolder=folders[first], **options)
+            try:
+                for name in others:
+                    mixed.load_adapter(model_id, name, is_trainable, subfolder=folders[name], **options)
+            except Exception:
+                mixed.unload()
+                raise
         mixed.base_model.activate(index["active_adapters"])
         mixed.train(is_trainable)
         return mixed

@@ -257,7 +257,7 @@ class Saved(Described):
         config = reading.config(model_id) if config is None else config
         contents = reading.contents(model_id, torch_device)
         config = config.model_copy(update={"inference_mode": not is_trainable})
-        with _trainable_as_before(model):
+        with trainable_as_before(model):
             wrapped = cls._wrapper(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
             try:
                 wrapped._take(contents.tensors, adapter_name, reading)
@@ -270,7 +270,7 @@ class Saved(Described):
 
 
 @contextmanager
-def _trainable_as_before(model: nn.Module) -> Iterator[None]:
+def trainable_as_before(model: nn.Module) -> Iterator[None]:
     """If the block fails, the parameters that received gradients before it receive them again."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

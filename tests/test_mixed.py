@@ -124,6 +124,28 @@ def test_a_mix_that_cannot_be_read_leaves_the_base_alone(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read"):
         PeftMixedModel.from_pretrained(model, tmp_path)
     assert list(model.state_dict()) == list(net().state_dict())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("is_trainable", [False, True])
+def test_an_adapter_that_is_given_a_file_trains_on_as_it_did(tmp_path, mixed, is_trainable):
+    def trained(model, name):
+        return {p.requires_grad for _, part in model.base_model.parts(name) for p in part.parameters()}
+
+    get_peft_model(net(), config("lora")).save_pretrained(tmp_path)
+    cls = PeftMixedModel if mixed else PeftModel
+    model = cls.from_pretrained(net(), tmp_path)
+    assert trained(model, "default") == {False}
+    model.load_adapter(tmp_path, "default", is_trainable=is_trainable)
+    assert trained(model, "default") == {False}
+    model.set_adapter("default")
+    model.load_adapter(tmp_path, "default", is_trainable=is_trainable)
+    assert trained(model, "default") == {True}
+    model.add_adapter("second", config("lora"))
+    model.load_adapter(tmp_path, "second", is_trainable=is_trainable)
+    assert trained(model, "second") == {False}
+    assert trained(model, "default") == {True}
 
 
 def test_merging_a_mix_is_the_mix():
