@@ -48,7 +48,9 @@ class Described(nn.Module):
 
     @property
     def active_peft_config(self) -> PeftConfig:
-        return self.peft_config[self.active_adapter]
+        name = self.active_adapter
+        self.base_model.require_config([name], "active_peft_config")
+        return self.peft_config[name]
 
     @property
     def peft_type(self) -> str | None:

@@ -46,10 +46,10 @@ def hotswap_adapter(
     """
     model = getattr(model, "_orig_mod", model)
     tuner, reading = tuner_of(model), Reading.of(options)
-    tuner.require(adapter_name)
+    tuner.require_config([adapter_name], "hotswap_adapter")
     tuner.require_unmerged(adapter_name, "putting another in its place")
     config, old = reading.config(model_name_or_path), tuner.configs[adapter_name]
-    if old is not None and (config.peft_type != old.peft_type or config.is_prompt_learning):
+    if config.peft_type != old.peft_type or config.is_prompt_learning:
         raise CapabilityError(f"a {config.peft_type} adapter cannot be put in the place of a {old.peft_type} one")
     contents = reading.contents(model_name_or_path, torch_device)
     trainable = any(p.requires_grad for _, part in tuner.parts(adapter_name) for p in part.parameters())

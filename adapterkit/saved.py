@@ -71,11 +71,11 @@ class Saved(Described):
                 not called.
 
         Raises:
-            StateError: an adapter is unknown.
+            StateError: an adapter, or its config, is unknown.
             CheckpointError: the files cannot be written; those that were there are as before.
         """
         names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
-        self.base_model.require(*names)
+        self.base_model.require_config(names, "save_pretrained")
         if not is_main_process:
             return
         directory, given = Path(save_directory), kwargs.pop("state_dict", None)

@@ -274,6 +274,18 @@ class Tuner(Operations, Folding):
                 listed = ", ".join(self.known) or "none"
                 raise StateError(f"no adapter named {name!r}{did_you_mean(name, self.known)} Adapters: {listed}")
 
+    def require_config(self, names: Sequence[str], doing: str) -> None:
+        """Raises:
+        StateError: one of the names is unknown, or its config is.
+        """
+        self.require(*names)
+        adopted = [name for name in names if name not in self.configs]
+        if adopted:
+            raise StateError(
+                f"adapters: {adopted} were in the model before it was wrapped, and nothing is known of their configs, "
+                f"which {doing} needs. Adapters with a config: {', '.join(self.configs) or 'none'}"
+            )
+
     @property
     def peft_config(self) -> dict[str, PeftConfig]:
         """The configs as they were honoured, by adapter name."""

@@ -26,13 +26,7 @@ def check_adapters(tuner: Tuner, adapters: Sequence[str]) -> None:
         raise StateError(
             f"adapters={list(adapters)}: name at least one. Adapters: {', '.join(tuner.configs) or 'none'}"
         )
-    tuner.require(*adapters)
-    adopted = [name for name in adapters if name not in tuner.configs]
-    if adopted:
-        raise StateError(
-            f"adapters: {adopted} were in the model before it was wrapped, and nothing is known of their configs: "
-            f"they cannot be combined. Adapters with a config: {', '.join(tuner.configs) or 'none'}"
-        )
+    tuner.require_config(adapters, "combining")
 
 
 def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name: str, how: Combination) -> None:

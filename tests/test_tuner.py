@@ -12,6 +12,7 @@ from torch import nn
 
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from adapterkit.errors import CapabilityError, StateError, TargetError
+from adapterkit.hotswap import hotswap_adapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.tuner import Tuner
@@ -240,6 +241,20 @@ def test_injected_adapters_are_found_again():
     assert layer.selection is model.layers[1].value.selection
     assert layer.selection.active == ("b",)  # as in PEFT: the last one alone
     assert not isinstance(layer.base_layer, AdaptedLayer)
+
+
+def test_injected_adapters_have_no_config_to_save(tmp_path):
+    model = get_peft_model(inject_adapter_in_model(lora(), net(), "a"), lora(), "b")
+    get_peft_model(net(), lora()).save_pretrained(tmp_path / "given")
+    message = r"\['a'\] were in the model before it was wrapped, .*, which {} needs\. Adapters with a config: b"
+    with pytest.raises(StateError, match=message.format("save_pretrained")):
+        model.save_pretrained(tmp_path / "written", selected_adapters=["b", "a"])
+    assert not (tmp_path / "written").exists()
+    with pytest.raises(StateError, match=message.format("hotswap_adapter")):
+        hotswap_adapter(model, tmp_path / "given", "a")
+    model.set_adapter("a")
+    with pytest.raises(StateError, match=message.format("active_peft_config")):
+        _ = model.active_peft_config
 
 
 @pytest.mark.parametrize(("half", "expected"), [(True, torch.float32), (False, torch.bfloat16)])
