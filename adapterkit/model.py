@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import override
 
+from adapterkit.blame import name_adapter
 from adapterkit.calls import kept_looked_at, prepare
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
@@ -178,7 +179,8 @@ class PeftModel(Operations, Saved):
         prepare(self.base_model, adapter_names, args, kwargs)
         try:
             outputs = self._call(args, kwargs)
-        except BaseException:
+        except BaseException as error:
+            name_adapter(error, self.base_model, self.prompt_encoder)
             self.base_model.selection.forget()
             raise
         self.base_model.selection.leave(outputs)
@@ -207,6 +209,9 @@ class PeftModel(Operations, Saved):
             if prompt is None:
                 return self.get_base_model().generate(*args, **kwargs)  # type: ignore[operator]
             return self._prompts().generate_with_prompt(self, prompt, args, kwargs)
+        except Exception as error:
+            name_adapter(error, self.base_model, self.prompt_encoder)
+            raise
         finally:
             self.base_model.selection.forget()
 

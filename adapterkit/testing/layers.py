@@ -52,6 +52,20 @@ class LayerLaws(AdapterCase):
         model(x).sum().backward()
         assert torch.equal(x, before)
 
+    def test_gives_what_it_is_given(self, layer: nn.Module) -> None:
+        model, x = self.adapted(layer), self.inputs(layer)
+        for adapted in adapted_layers(model):
+            y, view = adapted.base_layer(x), adapted.view
+            for adapter in adapted.chain(("a",)):
+                given = {"adapt_input": (x, adapter.adapt_input(x)), "adapt_output": (y, adapter.adapt_output(y, x))}
+                if adapter.states_weight:
+                    given["adapt_weight"] = (view.weight, adapter.adapt_weight(view.weight))
+                for verb, (before, after) in given.items():
+                    assert isinstance(after, Tensor), f"{verb} gives no tensor, but {type(after).__name__}"
+                    shapes = f"{verb} gives {tuple(after.shape)} for {tuple(before.shape)}"
+                    assert after.shape == before.shape, shapes
+                    assert after.dtype == before.dtype, f"{verb} gives {after.dtype} for {before.dtype}"
+
     def test_hooks_on_the_base_layer_run(self, sample: nn.Module) -> None:
         model, seen = self.adapted(sample), []
         x = self.inputs(sample)
