@@ -41,6 +41,9 @@ class Described(nn.Module):
         Raises:
             StateError: none is active, or several are.
         """
+        return self._only_active()
+
+    def _only_active(self) -> str:
         active = self.active_adapters
         if len(active) != 1:
             raise StateError(f"{len(active)} adapters are active: {active}; see active_adapters")
@@ -48,7 +51,12 @@ class Described(nn.Module):
 
     @property
     def active_peft_config(self) -> PeftConfig:
-        name = self.active_adapter
+        """The active adapter's config.
+
+        Raises:
+            StateError: none is active, or several are, or nothing is known of its config.
+        """
+        name = self._only_active()
         self.base_model.require_config([name], "active_peft_config")
         return self.peft_config[name]
 

@@ -8,9 +8,10 @@ it is named after.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from typing_extensions import override
 
@@ -178,7 +179,9 @@ class PeftModel(Operations, Saved):
         """
         prepare(self.base_model, adapter_names, args, kwargs)
         try:
-            outputs = self._call(args, kwargs)
+            # torch.jit.trace cannot save functions that have a backward of their own
+            with torch.no_grad() if torch._C._get_tracing_state() else nullcontext():
+                outputs = self._call(args, kwargs)
         except BaseException as error:
             name_adapter(error, self.base_model, self.prompt_encoder)
             self.base_model.selection.forget()

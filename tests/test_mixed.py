@@ -193,6 +193,12 @@ def test_order_is_the_order_of_adding():
     assert torch.equal(mixed(X), expected)
 
 
+def test_several_active_adapters_have_no_one_config():
+    mixed = mix(("lora", KINDS[1]))
+    with pytest.raises(StateError, match=r"2 adapters are active: \['lora', 'loha'\]; see active_adapters"):
+        _ = mixed.active_peft_config
+
+
 def test_deleting_several_is_all_or_nothing():
     mixed = mix(("lora", KINDS[1]))
     with pytest.raises(StateError, match="no adapter named 'nope'"):

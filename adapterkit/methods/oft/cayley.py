@@ -41,7 +41,7 @@ def solved(q: Tensor) -> Tensor:
 
 def series(values: Tensor, size: int, terms: int) -> Tensor:
     """``I + 2 Q + ... + 2 Q^(n-1) + Q^n`` of ``Q = skew(values)``; ``terms`` is ``n + 1``, and 3 are taken for 4."""
-    if terms == FACTORED and not torch._C._are_functorch_transforms_active():
+    if terms == FACTORED and not (torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state()):
         with torch.autocast(values.device.type, enabled=False):
             return _Factored.apply(values, size)  # type: ignore[no-any-return, no-untyped-call]
     return by_terms(skew(values, size), terms)
