@@ -16,6 +16,7 @@ from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import BrokenPluginError, CapabilityError, StateError
 from adapterkit.making import seeded
 from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.nn.storage import device_of
 from adapterkit.prompt_places import (
     Sizes,
     empty_cache,
@@ -58,7 +59,7 @@ def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: boo
     implementation = config.adapter_class()
     _check_place(implementation.place, config, model)
     first = next(model.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
+    device = device_of(model)
     dtype = torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
     on_meta = empty or device.type == "meta"
     with torch.device("meta") if on_meta else seeded(f"{torch.initial_seed()}/{name}/prompt"):

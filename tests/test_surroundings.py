@@ -10,17 +10,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 
 from adapterkit import (
+    IA3Config,
+    LoHaConfig,
     LoraConfig,
+    OFTConfig,
     PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from adapterkit.errors import StateError
+from adapterkit.errors import CapabilityError, StateError
 from tests.parity.bases import IDS, llama
 from tests.parity.helpers import add_noise
 
@@ -51,6 +57,45 @@ def around(model):
 def inside(model):
     model.base_model.model = compiled(model.base_model.model)
     return model
+
+
+CONFIGS = {
+    "lora": LoraConfig(**FIELDS, lora_dropout=0.1, init_lora_weights=False),
+    "dora": LoraConfig(**FIELDS, use_dora=True),
+    "loha": LoHaConfig(**FIELDS),
+    "oft": OFTConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", oft_block_size=4),
+    "prompt": PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+}
+
+
+class Logits(torch.nn.Module):
+    """The model, as a tracer takes it: from tensor to tensor."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        return self.model(input_ids=ids, use_cache=False, return_dict=False)[0]
+
+
+def jit_traced(model):
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, (IDS,)), file)
+    return torch.jit.load(io.BytesIO(file.getvalue()))
+
+
+def exported(model):
+    return torch.export.export(model, (IDS,)).module()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("through", [jit_traced, exported])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_traced_model_is_the_model(config, through):
+    model = get_peft_model(llama(), config).eval()
+    add_noise(model)
+    torch.testing.assert_close(through(Logits(model))(IDS), logits(model))
 
 
 @pytest.mark.parametrize("how", [around, inside])
@@ -131,6 +176,44 @@ def test_gradients_are_the_same_from_checkpoints(reentrant):
 def longer(model):
     model.resize_token_embeddings(40, mean_resizing=False)
     return model
+
+
+def offloaded(base):
+    accelerate.cpu_offload(base, execution_device=torch.device("cpu"))
+    return base
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(**FIELDS, init_lora_weights=False),
+        LoraConfig(**FIELDS, use_dora=True),
+        LoHaConfig(**FIELDS),
+        IA3Config(target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM"),
+        PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+        PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    ],
+    ids=lambda config: f"{config.peft_type} {getattr(config, 'use_dora', '')}",
+)
+def test_an_offloaded_base_is_adapted(tmp_path, config):
+    plain, model = (get_peft_model(base, config).eval() for base in (llama(), offloaded(llama())))
+    for each in (plain, model):
+        add_noise(each)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(logits(model), logits(plain))
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(offloaded(llama()), tmp_path)), logits(plain))
+    with pytest.raises(CapabilityError, match="is offloaded" if not config.is_prompt_learning else "cannot merge"):
+        model.merge_adapter()
+    assert torch.equal(logits(model.unload()), logits(llama()))
+
+
+def test_adapters_and_copies_are_not_offloaded():
+    with pytest.raises(CapabilityError, match="accelerate is to offload the tensors of an adapter, a "):
+        offloaded(adapted())
+    with pytest.raises(CapabilityError, match="a Linear is offloaded and cannot be trained whole"):
+        adapted(offloaded(llama()), modules_to_save=["lm_head"])
 
 
 def test_embeddings_grow_before_and_after(tmp_path):

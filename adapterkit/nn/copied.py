@@ -12,6 +12,7 @@ from torch import nn
 from adapterkit.errors import CapabilityError
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.selection import Routes, Selection
+from adapterkit.nn.storage import fetching
 
 
 class CopiedLayer(nn.Module):
@@ -66,7 +67,15 @@ class CopiedLayer(nn.Module):
 
 def trainable_copy(module: nn.Module, leader: nn.Module | None = None) -> nn.Module:
     """A copy to be trained, without adapters that layers inside of it have; its weight is that of ``leader``, another
-    copy, if there is one."""
+    copy, if there is one.
+
+    Raises:
+        CapabilityError: accelerate has offloaded the module, and its copy would be fetched from the same place.
+    """
+    if any(fetching(each) is not None for each in module.modules()):
+        raise CapabilityError(
+            f"a {type(module).__name__} is offloaded and cannot be trained whole: keep it on a device"
+        )
     fresh = copy.deepcopy(module)
     for parent in list(fresh.modules()):
         for name, child in parent._modules.items():

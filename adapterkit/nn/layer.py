@@ -92,7 +92,7 @@ class AdaptedLayer(MergingLayer):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base_layer":
+            if name in ("base_layer", "_hf_hook", "_old_forward"):  # accelerate's, of each module
                 raise
         if name in SLOTS:
             return self.slot(name)

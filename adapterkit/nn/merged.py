@@ -184,6 +184,11 @@ class MergingLayer(Module):
 
 
 def _require_stored(layer: nn.Module) -> None:
+    if storage.fetching(layer) is not None:
+        raise CapabilityError(
+            f"the weight of this {type(layer).__name__} is offloaded, and fetched anew for every call: merge before "
+            "accelerate offloads the base model"
+        )
     computed = [
         n for n in ("weight", "bias") if n not in layer._parameters and isinstance(getattr(layer, n, None), Tensor)
     ]

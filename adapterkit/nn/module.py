@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adapterkit.errors import CapabilityError
+
 _NEW = vars(nn.Module())
 """What every module is made with."""
 
@@ -32,6 +34,32 @@ class _Hooks:
         return made
 
 
+class _AccelerateHook:
+    """Where accelerate puts a module's hook. One that offloads an adapter's tensors is refused: where they are read
+    without calling the module, they would not be fetched."""
+
+    name = "_hf_hook"
+
+    def __get__(self, module: Any, kind: type[Any] | None = None) -> Any:
+        if module is None:
+            return self
+        try:
+            return module.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None
+
+    def __set__(self, module: Any, hook: Any) -> None:
+        if any(getattr(each, "offload", False) for each in getattr(hook, "hooks", (hook,))):
+            raise CapabilityError(
+                f"accelerate is to offload the tensors of an adapter, a {type(module).__name__}: offload the base "
+                "model first, and make or load its adapters then"
+            )
+        module.__dict__[self.name] = hook
+
+    def __delete__(self, module: Any) -> None:
+        del module.__dict__[self.name]
+
+
 class Module(nn.Module):
     """A module that is made in a sixth of the time, and whose plain attributes are set in a quarter.
 
@@ -39,6 +67,8 @@ class Module(nn.Module):
     dicts are made when they are asked for: they are more than half of what a module weighs, and a loaded adapter's
     modules together are a tenth of the size of its file.
     """
+
+    _hf_hook = _AccelerateHook()
 
     def __init__(self) -> None:
         for name, value in _FLAGS:

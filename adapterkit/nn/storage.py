@@ -14,6 +14,36 @@ from torch import Tensor, nn
 from adapterkit.errors import CapabilityError
 
 
+def fetching(layer: nn.Module) -> Any:
+    """accelerate's hook that fetches a layer's tensors for each call, where it has offloaded them; else None."""
+    hook = layer.__dict__.get("_hf_hook")
+    hooks = getattr(hook, "hooks", (hook,))
+    return next((each for each in hooks if getattr(each, "offload", False)), None)
+
+
+def fetched(layer: nn.Module, name: str) -> Tensor:
+    """An offloaded parameter of a layer, where the layer computes.
+
+    Raises:
+        CapabilityError: it is stored otherwise than as numbers of its own shape.
+    """
+    hook, held = fetching(layer), layer.get_parameter(name)
+    value: Tensor = hook.weights_map[name]
+    if type(held) is not nn.Parameter or value.shape != held.shape or not value.is_floating_point():
+        raise CapabilityError(f"the {name} of a {type(layer).__name__} is quantised and offloaded: it cannot be read")
+    return value.to(device=hook.execution_device, dtype=held.dtype)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter is, or where it is fetched to; the CPU where there is none."""
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                hook = fetching(module) if parameter.is_meta else None
+                return parameter.device if hook is None else torch.device(hook.execution_device)
+    return torch.device("cpu")
+
+
 def is_linear(layer: nn.Module) -> bool:
     """Whether a layer of unknown class is a quantised linear layer: it has the sizes of one, and no dense weight."""
     return isinstance(getattr(layer, "in_features", None), int) and isinstance(

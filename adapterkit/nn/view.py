@@ -43,6 +43,8 @@ class LayerView:
         self.kind: Kind = kind_of(layer)
         self.transposed = self.kind == "linear" and is_transposed(layer)
         self.in_features, self.out_features = _sizes(layer, self.kind)
+        if storage.fetching(layer) is not None:
+            self.__class__ = _OffloadedView
 
     @property
     def weight(self) -> Tensor:
@@ -132,6 +134,29 @@ class LayerView:
         if self.kind == "embedding":
             return torch.arange(self.layer.num_embeddings, device=self.device)
         return torch.eye(self.in_features, device=self.device)
+
+
+class _OffloadedView(LayerView):
+    """A layer whose tensors accelerate keeps elsewhere between its calls."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> Tensor:
+        if not self.layer.weight.is_meta:
+            return super().weight
+        weight = storage.fetched(self.layer, "weight")
+        return weight.T if self.transposed else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = super().bias
+        return storage.fetched(self.layer, "bias") if bias is not None and bias.is_meta else bias
+
+    @property
+    def device(self) -> torch.device:
+        device = super().device
+        return torch.device(storage.fetching(self.layer).execution_device) if device.type == "meta" else device
 
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the weight's dimensions

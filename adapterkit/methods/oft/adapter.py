@@ -27,10 +27,11 @@ from adapterkit.methods.oft.cayley import series, skew, solved
 from adapterkit.methods.oft.config import OFTConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.forms import RowForm
+from adapterkit.nn.module import Module
 from adapterkit.nn.view import LayerView
 
 
-class Rotation(nn.Module):
+class Rotation(Module):
     """Block-diagonal rotations, each from the numbers above the diagonal of a skew-symmetric matrix."""
 
     def __init__(self, config: OFTConfig, size: int) -> None:

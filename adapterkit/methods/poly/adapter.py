@@ -22,10 +22,11 @@ from adapterkit.errors import CapabilityError, StateError
 from adapterkit.methods.poly.config import PolyConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.forms import RowForm
+from adapterkit.nn.module import Module
 from adapterkit.nn.view import LayerView
 
 
-class Router(nn.Module):
+class Router(Module):
     """Every task's shares in the skills, for each split."""
 
     def __init__(self, config: PolyConfig) -> None:
