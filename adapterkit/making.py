@@ -51,8 +51,7 @@ class Maker:
         tied = Tied(self.model, self.names, config)
         config = tied.settled(config)
         if isinstance(config, LayerConfig):
-            config = with_experts(config, self.names, model_type(self.model), partial(self._heads, config))
-            chosen = tied.targets(self._targets(config), config)
+            config, chosen = self.targets(config, tied)
             spots = self._spots(config, chosen)
             config = self._honoured(config, chosen)
             parts = self._make(name, config, spots, half=half, meta=meta)
@@ -62,14 +61,13 @@ class Maker:
         parts["tokens"] = {target: _placed(rows, rows.layer, half=half) for target, rows in tokens.items()}
         return config, parts
 
-    def _targets(self, config: LayerConfig) -> list[str]:
-        return match_targets(
-            self.names,
-            config,
-            model_type=model_type(self.model),
-            kinds=config.adapter_class().kinds,
-            heads=self._heads(config),
-        )
+    def targets(self, config: LayerConfig, tied: Tied) -> tuple[LayerConfig, list[str]]:
+        """The config with its experts' parameters in the place of their layers, and the modules that are targeted."""
+        family = model_type(self.model)
+        config = with_experts(config, self.names, family, partial(self._heads, config))
+        kinds, heads = config.adapter_class().kinds, self._heads(config)
+        chosen = match_targets(self.names, config, model_type=family, kinds=kinds, heads=heads)
+        return config, tied.targets(chosen, config)
 
     def _spots(self, config: LayerConfig, chosen: Sequence[str]) -> list[Spot]:
         """The places for adapters: the chosen modules, or what they compute with, and parameters."""
@@ -146,6 +144,14 @@ class Maker:
             raise CapabilityError(f"modules_to_save: {adapted} are adapted by another adapter already")
         inside = tuple(f"{n}." for n in chosen)
         return [n for n in chosen if not n.startswith(inside)]
+
+
+def with_heads(config: PeftConfig, modules: Modules, heads: Sequence[str]) -> PeftConfig:
+    """The config with a task's output layer among the modules to save: the one of ``heads`` that is there."""
+    there = {name.rpartition(".")[2] for name in modules}
+    absent = {head for head in heads if head not in there}
+    names = dict.fromkeys([*(config.modules_to_save or ()), *heads])
+    return config.model_copy(update={"modules_to_save": [name for name in names if name not in absent] or None})
 
 
 def _placed(adapter: LayerAdapter, view: LayerView, *, half: bool) -> LayerAdapter:

@@ -20,6 +20,7 @@ from adapterkit.calls import kept_looked_at, prepare
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
+from adapterkit.making import with_heads
 from adapterkit.nn.adapter import PromptAdapter
 from adapterkit.operations import Operations
 from adapterkit.registry import tasks
@@ -121,14 +122,9 @@ class PeftModel(Operations, Saved):
             )
 
     def _with_heads(self, config: PeftConfig) -> PeftConfig:
-        """The config with the task's output layer among the modules to save: the one of `heads` that is there."""
-        there = {name.rpartition(".")[2] for name in self.base_model.names}
-        absent = {head for head in self.heads if head not in there}
-        names = dict.fromkeys([*(config.modules_to_save or ()), *self.heads])
-        saved = [name for name in names if name not in absent]
-        return config.model_copy(
-            update={"task_type": config.task_type or self.task_type, "modules_to_save": saved or None}
-        )
+        """The config as it is for this task."""
+        config = with_heads(config, self.base_model.names, self.heads)
+        return config.model_copy(update={"task_type": config.task_type or self.task_type})
 
     def _make_prompt(self, config: PeftConfig, name: str, *, empty: bool) -> tuple[PeftConfig, PromptAdapter]:
         prompts = self._prompts()

@@ -8,19 +8,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from adapterkit import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    get_eva_state_dict,
     get_peft_model,
     initialize_lora_eva_weights,
     preprocess_corda,
+    preprocess_loraga,
     replace_lora_weights_loftq,
 )
 from adapterkit.errors import CapabilityError, ConfigError, StateError
+from adapterkit.methods.lora import start
 from adapterkit.nn import storage
 from adapterkit.registry import resolve
+from tests.parity.bases import IDS, bert
 
 SIZES = {"r": 4, "lora_alpha": 6, "target_modules": ["first", "second"]}
 
@@ -117,6 +122,34 @@ def test_corda_starts_from_the_directions_that_the_data_use():
     adapter = get_peft_model(model, config).base_model.layers["first"].adapters["default"]
     taken = adapter.scaling * rows @ adapter.start_A.T @ adapter.start_B.T
     torch.testing.assert_close(taken, rows @ model.first.weight.T, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("task", [None, "SEQ_CLS"])
+def test_what_is_learnt_of_the_data_is_that_of_the_targets(task):
+    base = bert("ForSequenceClassification")
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights="corda", task_type=task)
+    preprocess_corda(base, config, lambda: base(IDS))
+    learnt = {name for name, module in base.named_modules() if hasattr(module, start.EIGENS)}
+    assert learnt == get_peft_model(base, config).base_model.layers.keys()
+    assert ("classifier" in learnt) is (task is None)
+
+
+LEARN = {
+    "corda": lambda model, config: preprocess_corda(model, config, lambda: model(IDS)),
+    "lora_ga": lambda model, config: preprocess_loraga(model, config, lambda: model(IDS).logits.sum().backward()),
+    "eva": lambda model, config: get_eva_state_dict(model, [{"input_ids": IDS}], config),
+    "made": get_peft_model,
+}
+
+
+@pytest.mark.parametrize("how", LEARN)
+def test_experts_do_not_start_from_data(how):
+    sizes = {"num_hidden_layers": 1, "num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2}
+    sizes |= {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
+    model, scheme = MixtralForCausalLM(MixtralConfig(**sizes)), "eva" if how == "made" else how
+    config = LoraConfig(r=2, target_modules=["q_proj", "w1", "w2", "w3"], init_lora_weights=scheme)
+    with pytest.raises(CapabilityError, match=f"init_lora_weights='{scheme}' is .*(down|up)_proj"):
+        LEARN[how](model, config)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

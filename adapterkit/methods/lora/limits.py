@@ -28,4 +28,5 @@ def refuse(config: LoraConfig, layer: LayerView) -> None:
     what = kinds.get(layer.kind, "a parameter that no layer of its own applies")
     for setting, is_asked in impossible.items():
         if is_asked:
-            raise CapabilityError(f"{setting} is not possible on {what}")
+            named = "" if layer.called else f": {getattr(layer, 'name', '')}"
+            raise CapabilityError(f"{setting} is not possible on {what}{named}")

@@ -9,20 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapterkit.architectures import model_type
 from adapterkit.errors import CapabilityError
+from adapterkit.making import Maker, with_heads
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.targets import match_targets, modules_of
+from adapterkit.nn.selection import Selection
+from adapterkit.nn.view import kind_of
+from adapterkit.registry import tasks
+from adapterkit.targets import modules_of
+from adapterkit.tying import Tied
 
 See = Callable[[str, Tensor], None]
 
 
 def targets_of(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
-    """The linear layers of a plain model that a config means, by name."""
+    """The layers of a plain model that `adapterkit.get_peft_model` would adapt, by name.
+
+    Raises:
+        CapabilityError: some of what it would adapt is no linear layer.
+    """
     modules = modules_of(model)
-    output = getattr(model, "get_output_embeddings", lambda: None)()
-    heads = {name for name, module in modules.items() if module is output}
-    chosen = match_targets(modules, config, model_type=model_type(model), kinds={"linear"}, heads=heads)
+    if config.task_type is not None:
+        config = with_heads(config, modules, tasks[config.task_type.lower()].wrapper_class().heads)  # type: ignore[assignment]
+    tied = Tied(model, modules, config)
+    settled: Any = tied.settled(config)
+    settled, chosen = Maker(model, modules, Selection()).targets(settled, tied)
+    others = [*(settled.target_parameters or ()), *(name for name in chosen if kind_of(modules[name]) != "linear")]
+    if others:
+        scheme = config.init_lora_weights
+        raise CapabilityError(f"init_lora_weights={scheme!r} is for linear layers only, and these are none: {others}")
     return {name: modules[name] for name in chosen}
 
 

@@ -51,7 +51,8 @@ def _fill(adapter: Any, config: LoraConfig) -> None:
 
 def _linear(adapter: Any, scheme: Any) -> None:
     if adapter.layer.kind != "linear":
-        raise CapabilityError(f"init_lora_weights={scheme!r} is for linear layers only")
+        what = getattr(adapter.layer, "name", type(adapter.layer.layer).__name__)
+        raise CapabilityError(f"init_lora_weights={scheme!r} is for linear layers only, and {what} is none")
 
 
 def _from_weight(adapter: Any, scheme: str) -> None:
