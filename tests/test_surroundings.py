@@ -302,12 +302,76 @@ if __name__ == "__main__":
 """
 
 
-def test_two_processes_train_as_one(tmp_path):
-    """Three steps under `DistributedDataParallel` on halves of a batch are three steps on the batch."""
-    (tmp_path / "program.py").write_text(PROGRAM)
+def run_program(text, tmp_path):
+    (tmp_path / "program.py").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "meeting"), str(tmp_path / "adapter")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout == "the same\n", done.stderr
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Three steps under `DistributedDataParallel` on halves of a batch are three steps on the batch."""
+    run_program(PROGRAM, tmp_path)
     loaded = PeftModel.from_pretrained(llama(), tmp_path / "adapter")
     assert not torch.equal(logits(loaded), logits(llama()))
+
+
+SHARDED = """
+import sys
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from adapterkit import LoHaConfig, LoraConfig, get_peft_model
+from adapterkit.errors import CapabilityError
+from tests.parity.bases import llama
+
+IDS = torch.arange(16).reshape(4, 4) % 30
+FIELDS = {"r": 2, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+CONFIGS = LoraConfig(**FIELDS, use_dora=True), LoraConfig(**FIELDS, init_lora_weights="pissa"), LoHaConfig(**FIELDS)
+
+
+def sharded(base, mesh):
+    for layer in base.model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(base, mesh=mesh)
+
+
+def refused(what):
+    try:
+        what()
+    except CapabilityError as error:
+        return str(error)
+
+
+def work(rank):
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    for config in CONFIGS:
+        gradients, outputs = [], []
+        for base in (llama(), sharded(llama(), mesh)):
+            torch.manual_seed(0)
+            model = get_peft_model(base, config)
+            outputs.append(model(input_ids=IDS).logits)
+            outputs[-1].cos().sum().backward()
+            gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+        torch.testing.assert_close(*outputs)
+        torch.testing.assert_close(*gradients)
+        assert "shared out among processes" in refused(model.merge_adapter)
+    whole = LoraConfig(**FIELDS, modules_to_save=["lm_head"])
+    assert "is sharded and cannot be trained whole" in refused(lambda: get_peft_model(sharded(llama(), mesh), whole))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    mp.start_processes(work, nprocs=2, start_method="fork")  # nothing is imported again
+    print("the same")
+"""
+
+
+def test_a_sharded_base_is_adapted(tmp_path):
+    """DoRA and PiSSA read the weight, of which FSDP's second version has left each process a part."""
+    run_program(SHARDED, tmp_path)

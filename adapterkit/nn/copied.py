@@ -12,7 +12,7 @@ from torch import nn
 from adapterkit.errors import CapabilityError
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.selection import Routes, Selection
-from adapterkit.nn.storage import fetching
+from adapterkit.nn.storage import fetching, is_sharded
 
 
 class CopiedLayer(nn.Module):
@@ -70,12 +70,14 @@ def trainable_copy(module: nn.Module, leader: nn.Module | None = None) -> nn.Mod
     copy, if there is one.
 
     Raises:
-        CapabilityError: accelerate has offloaded the module, and its copy would be fetched from the same place.
+        CapabilityError: accelerate has offloaded the module, and would fetch its copy from the same place, or processes
+            share it out.
     """
+    what = f"a {type(module).__name__}"
     if any(fetching(each) is not None for each in module.modules()):
-        raise CapabilityError(
-            f"a {type(module).__name__} is offloaded and cannot be trained whole: keep it on a device"
-        )
+        raise CapabilityError(f"{what} is offloaded and cannot be trained whole: keep it on a device")
+    if any(is_sharded(parameter) for parameter in module.parameters()):
+        raise CapabilityError(f"{what} is sharded and cannot be trained whole: make the adapter before sharding")
     fresh = copy.deepcopy(module)
     for parent in list(fresh.modules()):
         for name, child in parent._modules.items():

@@ -189,6 +189,11 @@ def _require_stored(layer: nn.Module) -> None:
             f"the weight of this {type(layer).__name__} is offloaded, and fetched anew for every call: merge before "
             "accelerate offloads the base model"
         )
+    if storage.is_sharded(layer._parameters.get("weight")):
+        raise CapabilityError(
+            f"the weight of this {type(layer).__name__} is shared out among processes: merge where the model is whole, "
+            "with the saved adapter"
+        )
     computed = [
         n for n in ("weight", "bias") if n not in layer._parameters and isinstance(getattr(layer, n, None), Tensor)
     ]

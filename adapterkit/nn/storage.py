@@ -56,7 +56,18 @@ def is_quantised(layer: nn.Module) -> bool:
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         return is_linear(layer)
-    return type(weight.data) is not Tensor or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
+    is_special = type(weight.data) is not Tensor and not is_sharded(weight)
+    return is_special or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether several processes share a tensor out, as FSDP's second version does."""
+    return hasattr(tensor, "full_tensor")
+
+
+def gathered(tensor: Any) -> Tensor:
+    """All of a tensor that may be shared out. Every process has to ask for it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[no-any-return]
 
 
 def backend(layer: nn.Module) -> str | None:

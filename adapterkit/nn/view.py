@@ -45,6 +45,8 @@ class LayerView:
         self.in_features, self.out_features = _sizes(layer, self.kind)
         if storage.fetching(layer) is not None:
             self.__class__ = _OffloadedView
+        elif storage.is_sharded(layer._parameters.get("weight")):
+            self.__class__ = _ShardedView
 
     @property
     def weight(self) -> Tensor:
@@ -157,6 +159,21 @@ class _OffloadedView(LayerView):
     def device(self) -> torch.device:
         device = super().device
         return torch.device(storage.fetching(self.layer).execution_device) if device.type == "meta" else device
+
+
+class _ShardedView(LayerView):
+    """A layer whose tensors several processes share out, but for the time of its calls."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> Tensor:
+        return storage.gathered(super().weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = super().bias
+        return None if bias is None else storage.gathered(bias)
 
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the weight's dimensions
