@@ -12,7 +12,7 @@ import torch
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.nn.routing import looked_at_once
 from adapterkit.nn.selection import BASE, Routes
-from adapterkit.registry import resolve
+from adapterkit.registry import referenced
 from adapterkit.tuner import Tuner
 
 
@@ -75,7 +75,8 @@ def _derive_inputs(tuner: Tuner, name: str, args: tuple[Any, ...], kwargs: dict[
     """The inputs that adapter ``name`` makes of the model's own; where rows are routed, for its rows."""
     selection, config = tuner.selection, tuner.configs[name]
     given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-    for field, made in resolve(str(config.derived_inputs))(config, given, kwargs).items():
+    derive = referenced(type(config), "derived_inputs", str(config.derived_inputs))
+    for field, made in derive(config, given, kwargs).items():
         if selection.routes is None:
             if field in selection.inputs and not torch.equal(selection.inputs[field], made):
                 raise CapabilityError(f"{field} is not the same for all active adapters: activate one of them")

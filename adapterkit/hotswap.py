@@ -14,7 +14,7 @@ from adapterkit.checkpoint import set_peft_model_state_dict, tuner_of
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError, ConfigError, StateError
 from adapterkit.identity import check_base
-from adapterkit.registry import resolve
+from adapterkit.registry import referenced
 from adapterkit.saving import Reading
 from adapterkit.tuner import Tuner
 
@@ -116,7 +116,7 @@ def _padded(tuner: Tuner, name: str, config: PeftConfig, rank: int | None) -> Pe
     if config.padding is None:
         raise CapabilityError(f"{config.peft_type} adapters have no rank that could be padded")
     adapters = {target: layer.adapters[name] for target, layer in tuner.layers.items() if name in layer.adapters}
-    return resolve(config.padding)(config, adapters, rank)  # type: ignore[no-any-return]
+    return referenced(type(config), "padding", config.padding)(config, adapters, rank)  # type: ignore[no-any-return]
 
 
 def _prepared_rank(tuner: Tuner, name: str) -> int | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import nn
@@ -24,13 +25,14 @@ from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.selection import Selection
-from adapterkit.nn.view import LayerView
+from adapterkit.nn.view import Kind, LayerView
 from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
 from adapterkit.registry import declared_as, tasks
 from adapterkit.targets import Modules, match_subset, match_targets, matching, suffixes
 from adapterkit.tokens import make_token_rows
 from adapterkit.tying import Tied
 
+_KINDS = frozenset({"any", *get_args(Kind)})
 _META, _CPU = torch.device("meta"), torch.device("cpu")
 
 
@@ -48,6 +50,7 @@ class Maker:
     def parts(self, name: str, config: PeftConfig, *, half: bool, meta: bool) -> tuple[PeftConfig, Parts]:
         """The config as it is honoured, and what is put beside layers: slot of `AdaptedLayer` -> target -> adapter."""
         parts: Parts = {}
+        _check_kind_of(config)
         tied = Tied(self.model, self.names, config)
         config = tied.settled(config)
         if isinstance(config, LayerConfig):
@@ -65,7 +68,7 @@ class Maker:
         """The config with its experts' parameters in the place of their layers, and the modules that are targeted."""
         family = model_type(self.model)
         config = with_experts(config, self.names, family, partial(self._heads, config))
-        kinds, heads = config.adapter_class().kinds, self._heads(config)
+        kinds, heads = _kinds(config), self._heads(config)
         chosen = match_targets(self.names, config, model_type=family, kinds=kinds, heads=heads)
         return config, tied.targets(chosen, config)
 
@@ -99,16 +102,16 @@ class Maker:
 
     def _make(self, name: str, config: LayerConfig, spots: Sequence[Spot], *, half: bool, meta: bool) -> Parts:
         """The adapters for every spot, made but not yet put in place: slot of `AdaptedLayer` -> target -> adapter."""
-        implementation: type[LayerAdapter] = config.adapter_class()
+        implementation = partial(_made, config, config.adapter_class())
         if meta or all(spot.view.device == _META for spot in spots):
             with nullcontext() if torch.get_default_device() == _META else _META:  # a second one costs as the first
-                made = [implementation(config.at(spot.name), spot.view) for spot in spots]
+                made = [implementation(spot) for spot in spots]
         else:
             seed, made = torch.initial_seed(), []
             with torch.random.fork_rng(devices=[]), _cpu():
                 for spot in spots:
                     _start_stream(f"{seed}/{name}/{spot.seed}")
-                    made.append(implementation(config.at(spot.name), spot.view))
+                    made.append(implementation(spot))
         _check_parameters(config, spots, made)
         return by_slot(
             spots, [_placed(adapter, spot.view, half=half) for adapter, spot in zip(made, spots, strict=True)]
@@ -144,6 +147,45 @@ class Maker:
             raise CapabilityError(f"modules_to_save: {adapted} are adapted by another adapter already")
         inside = tuple(f"{n}." for n in chosen)
         return [n for n in chosen if not n.startswith(inside)]
+
+
+def _check_kind_of(config: PeftConfig) -> None:
+    if not isinstance(config, LayerConfig) and not config.is_prompt_learning:
+        raise BrokenPluginError(
+            f"{declared_as(type(config))}: its config is no LayerConfig and no PromptConfig: nothing would be adapted"
+        )
+
+
+def _kinds(config: LayerConfig) -> frozenset[str]:
+    """The kinds of layer that a method adapts, once it is known to say what it does to them."""
+    adapter: type[LayerAdapter] = config.adapter_class()
+    unknown = sorted(set(adapter.kinds) - _KINDS)
+    if unknown:
+        raise BrokenPluginError(
+            f"{declared_as(type(config))}: {config.adapter} has kinds={adapter.kinds!r}, where a set of "
+            f"{', '.join(sorted(_KINDS))} is needed"
+        )
+    if adapter.adapt_input is LayerAdapter.adapt_input and adapter.adapt_output is LayerAdapter.adapt_output:
+        raise BrokenPluginError(
+            f"{declared_as(type(config))}: {config.adapter} defines neither adapt_input nor adapt_output: it would "
+            "change nothing"
+        )
+    return adapter.kinds
+
+
+def _made(config: LayerConfig, implementation: type[LayerAdapter], spot: Spot) -> LayerAdapter:
+    """One new adapter. What goes wrong in a method's own code is told the method and the layer."""
+    try:
+        adapter = implementation(config.at(spot.name), spot.view)
+    except Exception as error:
+        error.add_note(f"{declared_as(type(config))}: making {config.adapter} at {spot.name!r}, {spot.view.layer}")
+        raise
+    if adapter.layer is not spot.view:
+        raise BrokenPluginError(
+            f"{declared_as(type(config))}: {config.adapter} has something of its own in the attribute 'layer', where "
+            "LayerAdapter keeps the layer: call it something else"
+        )
+    return adapter
 
 
 def with_heads(config: PeftConfig, modules: Modules, heads: Sequence[str]) -> PeftConfig:

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from adapterkit.config.run import TrainerConfig
 from adapterkit.errors import ConfigError
 from adapterkit.model import PeftModel
-from adapterkit.registry import resolve
+from adapterkit.registry import referenced, resolve
 
 _MADE_BY = {
     "create_loraplus_optimizer": "adapterkit.methods.lora.optimizers",
@@ -69,5 +69,5 @@ def made(
     if option not in config.optimizers:
         has = f"has {', '.join(config.optimizers)}" if config.optimizers else "has none of its own"
         raise ConfigError(f"trainer.{option}: {config.peft_type} has no such optimizer; it {has}")
-    make: Any = resolve(config.optimizers[option])
+    make: Any = referenced(type(config), f"optimizers[{option!r}]", config.optimizers[option])
     return make(model, optimizer_class, dict(settings), trainer)  # type: ignore[no-any-return]

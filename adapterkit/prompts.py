@@ -63,7 +63,11 @@ def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: boo
     dtype = torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
     on_meta = empty or device.type == "meta"
     with torch.device("meta") if on_meta else seeded(f"{torch.initial_seed()}/{name}/prompt"):
-        prompt: PromptAdapter = implementation(config, model)
+        try:
+            prompt: PromptAdapter = implementation(config, model)
+        except Exception as error:
+            error.add_note(f"{declared_as(type(config))}: making {config.adapter} for a {type(model).__name__}")
+            raise
         _check_table(prompt, config)
     if empty and device.type != "meta":
         return prompt.to(dtype).to_empty(device=device)

@@ -27,6 +27,9 @@ CORE = "adapterkit"
 DISCRIMINATOR = {"method": "peft_type", "task": "name"}
 """The field by which a config says which plugin it belongs to: the plugin's name, a method's in capitals."""
 
+FIELDS = ("pattern_fields", "subset_fields", "runtime_fields", "start_fields")
+"""What config classes declare of their fields, by name."""
+
 REFERENCES = ("adapter", "wrapper", "pipeline")
 """What config classes name that is imported when it is used."""
 
@@ -118,6 +121,7 @@ class Plugin:
             yield f"has no {key}: a Literal with a default, {self._own_name!r}"
         elif own != self._own_name:
             yield f"has {key} {own!r}: it is to be declared as {own.lower()!r}, or to have {key} {self._own_name!r}"
+        yield from _unknown_fields(loaded)
         for name in REFERENCES:
             reference = getattr(loaded, name, None)
             why = absent(reference) if isinstance(reference, str) else ""
@@ -128,6 +132,18 @@ class Plugin:
     def _own_name(self) -> str:
         """What a config of this plugin calls it."""
         return self.name.upper() if self.kind == "method" else self.name
+
+
+def _unknown_fields(loaded: type[Any]) -> Iterator[str]:
+    """Where a config class names fields that it has not, as words that follow its name."""
+    for name in FIELDS:
+        named = getattr(loaded, name, ())
+        if isinstance(named, str):
+            yield f"has {name}={named!r}, where a set or a mapping is needed"
+            continue
+        unknown = sorted(set(named) - loaded.model_fields.keys())
+        if unknown:
+            yield f"has {name}={named!r}, and no fields {', '.join(unknown)}"
 
 
 class Registry(Mapping[str, type[Any]]):
@@ -211,19 +227,33 @@ def declared_as(config: type[Any]) -> str:
     return f"{config.__module__}:{config.__qualname__}"
 
 
+def referenced(config: type[Any], name: str, reference: str) -> Any:
+    """What the reference ``name`` of a config class names.
+
+    Raises:
+        BrokenPluginError: it cannot be imported; names the plugin.
+    """
+    try:
+        return resolve(reference)
+    except Exception as error:  # whatever a third party's module does on import
+        raise BrokenPluginError(
+            f"{declared_as(config)}: its {name} {reference} could not be imported: {reason(reference, error)}"
+        ) from error
+
+
 def implementation(config: type[Any], name: str, base: type[Any]) -> Any:
     """The subclass of ``base`` that the reference ``name`` of a config class names.
 
     Raises:
         BrokenPluginError: it cannot be imported, or is something else; names the plugin.
     """
-    reference: str = getattr(config, name)
-    try:
-        found = resolve(reference)
-    except Exception as error:  # whatever a third party's module does on import
+    reference = getattr(config, name, None)
+    if not isinstance(reference, str):
         raise BrokenPluginError(
-            f"{declared_as(config)}: its {name} {reference} could not be imported: {reason(reference, error)}"
-        ) from error
+            f"{declared_as(config)}: its {name} is {reference!r}: a ClassVar that names the class is needed, "
+            "'package.module:Class'"
+        )
+    found = referenced(config, name, reference)
     if not isinstance(found, type) or not issubclass(found, base):
         raise BrokenPluginError(f"{declared_as(config)}: its {name} {reference} is no {base.__name__}")
     return found

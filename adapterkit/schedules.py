@@ -15,7 +15,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.schedule import Schedule
 from adapterkit.nn.selection import Selection
-from adapterkit.registry import resolve
+from adapterkit.registry import referenced
 
 
 class Host(Protocol):
@@ -46,7 +46,7 @@ class Schedules:
     def _make(self, name: str, config: PeftConfig) -> Schedule:
         implementation = config.adapter_class()
         parts: dict[str, LayerAdapter] = {t: p for t, p in self._host.parts(name) if isinstance(p, implementation)}
-        return resolve(str(config.schedule))(config, parts)  # type: ignore[no-any-return]
+        return referenced(type(config), "schedule", str(config.schedule))(config, parts)  # type: ignore[no-any-return]
 
     def forget(self, name: str) -> None:
         """Drop the schedule of an adapter that is gone."""

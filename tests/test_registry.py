@@ -99,6 +99,11 @@ def test_a_module_that_is_not_there(site):
     [
         (good("OTHER"), "has peft_type 'OTHER': it is to be declared as 'other', or to have peft_type 'BAD'"),
         (good().replace("peft_type", "kind"), "has no peft_type: a Literal with a default, 'BAD'"),
+        (
+            good("BAD") + "    runtime_fields: ClassVar = {'speed'}\n",
+            r"has runtime_fields=\{'speed'\}, and no fields speed",
+        ),
+        (good("BAD") + "    runtime_fields: ClassVar = 'strength'\n", "has runtime_fields='strength', where a set"),
         (good("BAD", "gone_one.deep:X"), "has adapter 'gone_one.deep:X', and there is no module 'gone_one'"),
         (good("BAD", "bad_plugin.deep:X"), "has adapter .*there is no module 'bad_plugin.deep'"),
         (good("BAD", "bad_adapter:X"), r"has adapter .*, and bad_adapter has no 'X'\n  at .*bad_adapter\.py$"),

@@ -39,14 +39,28 @@ def merged_parameters(
     if exact or not stated:
         weight, bias = _at_least_float(weight), _at_least_float(bias)
     if stated:
-        for adapter in chain:
-            weight, bias = adapter.adapt_weight(weight), adapter.adapt_bias(bias)
+        weight, bias = _stated(chain, view, weight, bias)
     elif view.kind in ("linear", "embedding"):
         weight, bias = _probed(chain, view, weight, bias)
     else:
         raise CapabilityError(f"merging into a {type(view.layer).__name__} needs adapters that define adapt_weight")
     if bias is not None and view.bias is None:
         raise CapabilityError(f"the adapters add a bias, which this {type(view.layer).__name__} has no place for")
+    return weight, bias
+
+
+def _stated(
+    chain: Sequence[LayerAdapter], view: LayerView, weight: Any, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    shape = weight.shape
+    for adapter in chain:
+        weight, bias = adapter.adapt_weight(weight), adapter.adapt_bias(bias)
+        if getattr(weight, "shape", None) != shape:
+            found = tuple(weight.shape) if isinstance(weight, Tensor) else f"a {type(weight).__name__}"
+            raise CapabilityError(
+                f"{type(adapter).__name__}.adapt_weight gives {found} for the weight {tuple(shape)} of a "
+                f"{type(view.layer).__name__}"
+            )
     return weight, bias
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from adapterkit.config.run import RunConfig
 from adapterkit.model import PeftModel
-from adapterkit.registry import resolve
+from adapterkit.registry import referenced
 from adapterkit.train.pipeline import Batch, Encoded, Pipeline
 from adapterkit.train.seeds import EpochSampler
 
@@ -46,7 +46,7 @@ def start_from_data(config: RunConfig, model: PeftModel, pipeline: Pipeline, tra
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return pipeline.loss(model, batch)[0]
 
-    start: Any = resolve(where)
+    start: Any = referenced(type(model.peft_config[name]), "data_init", where)
     start(model, name, batches, loss=loss)
     logger.info("the adapter starts from the training data")
     return True
