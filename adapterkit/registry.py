@@ -122,6 +122,7 @@ class Plugin:
         elif own != self._own_name:
             yield f"has {key} {own!r}: it is to be declared as {own.lower()!r}, or to have {key} {self._own_name!r}"
         yield from _unknown_fields(loaded)
+        yield from _faults_of_task(loaded, self.name) if self.kind == "task" else ()
         for name in REFERENCES:
             reference = getattr(loaded, name, None)
             why = absent(reference) if isinstance(reference, str) else ""
@@ -144,6 +145,19 @@ def _unknown_fields(loaded: type[Any]) -> Iterator[str]:
         unknown = sorted(set(named) - loaded.model_fields.keys())
         if unknown:
             yield f"has {name}={named!r}, and no fields {', '.join(unknown)}"
+
+
+def _faults_of_task(loaded: type[Any], name: str) -> Iterator[str]:
+    """What is wrong with a task's declaration, as words that follow its class's name."""
+    own = loaded.task_type.lower()
+    if own != name and own not in tasks:
+        yield (
+            f"has task_type {loaded.task_type!r}, and no task is declared as {own!r}: declare this one so, or take the "
+            f"task_type of another: {', '.join(tasks)}"
+        )
+    if loaded.measures and loaded.default_metric not in (*loaded.measures, "loss"):
+        measures = ", ".join(loaded.measures)
+        yield f"has default_metric {loaded.default_metric!r}, which is none of its measures: {measures}"
 
 
 class Registry(Mapping[str, type[Any]]):

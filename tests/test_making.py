@@ -74,6 +74,12 @@ class OpenRating(PeftModel):
     heads = ("classifier",)
 
 
+class OneHead(OpenRating):
+    """The same, with a string where a tuple is needed."""
+
+    heads = "classifier"
+
+
 class Rating(OpenRating):
     """The same, with a head that is left alone."""
 
@@ -151,7 +157,14 @@ class TestMaking:
         assert isinstance(model.bert.encoder.layer[0].attention.self.query, AdaptedLayer)
 
     @pytest.mark.parametrize("make", [get_peft_model, lambda base, config: inject_adapter_in_model(config, base)])
-    @pytest.mark.parametrize(("wrapper", "why"), [("NoSuchThing", "has no 'NoSuchThing'"), ("net", "is no PeftModel")])
+    @pytest.mark.parametrize(
+        ("wrapper", "why"),
+        [
+            ("NoSuchThing", "has no 'NoSuchThing'"),
+            ("net", "is no PeftModel"),
+            ("OneHead", "has heads='classifier': a tuple of names"),
+        ],
+    )
     def test_a_task_s_broken_wrapper_is_named(self, wrapper, why, make, monkeypatch):
         monkeypatch.setitem(tasks._local, "rating", task_of(wrapper))
         with pytest.raises(BrokenPluginError, match=rf"Config: its wrapper tests\.test_making:{wrapper} .*{why}"):

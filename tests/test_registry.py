@@ -142,6 +142,31 @@ def test_what_only_an_import_can_tell_is_told_at_use(site, source, message):
         config.adapter_class()
 
 
+TASK = """
+from typing import ClassVar, Literal
+from adapterkit.tasks.seq_cls.config import SeqClsConfig
+
+class Config(SeqClsConfig):
+    name: Literal["stars"] = "stars"
+    {}: ClassVar[str] = "RATING"
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("task_type", "has task_type 'RATING', and no task is declared as 'rating': .*seq_cls"),
+        ("default_metric", "has default_metric 'RATING', which is none of its measures: accuracy, f1"),
+    ],
+)
+def test_a_task_that_cannot_be_run_is_refused(field, message, tmp_path, monkeypatch):
+    source = {"stars_plugin": TASK.format(field)}
+    write_distribution(tmp_path / "site", "acme", {"adapterkit.tasks": {"stars": "stars_plugin:Config"}}, **source)
+    monkeypatch.delitem(sys.modules, "stars_plugin", raising=False)
+    with installed(tmp_path / "site", monkeypatch), pytest.raises(BrokenPluginError, match=message):
+        Registry("task")["stars"]
+
+
 def test_two_third_parties_are_an_error_only_when_the_name_is_chosen(site):
     registry = site(
         acme=({"same": "acme_same:Config"}, {"acme_same": good("SAME")}),

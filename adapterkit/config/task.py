@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from adapterkit.config.base import StrictModel
-from adapterkit.registry import implementation, resolve
+from adapterkit.errors import BrokenPluginError
+from adapterkit.registry import declared_as, implementation, resolve
 
 LESS_IS_BETTER = ("loss", "perplexity", "mse", "error")
 """Words in the names of metrics of which less is better."""
@@ -56,6 +57,14 @@ class TaskConfig(StrictModel):
         """The class that `wrapper` names. Imports torch.
 
         Raises:
-            BrokenPluginError: it cannot be imported, or is no `PeftModel`; names the plugin.
+            BrokenPluginError: it cannot be imported, is no `PeftModel`, or states a name where names are needed; names
+                the plugin.
         """
-        return implementation(cls, "wrapper", resolve("adapterkit.model:PeftModel"))
+        found = implementation(cls, "wrapper", resolve("adapterkit.model:PeftModel"))
+        for name in ("heads", "unadapted_heads", "shifted", "trimmed"):
+            if isinstance(getattr(found, name), str):
+                raise BrokenPluginError(
+                    f"{declared_as(cls)}: its wrapper {cls.wrapper} has {name}={getattr(found, name)!r}: a tuple of "
+                    "names is needed"
+                )
+        return found
