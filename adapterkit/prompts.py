@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from transformers import Cache, StaticCache
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import BrokenPluginError, CapabilityError, StateError
 from adapterkit.making import seeded
-from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.nn.adapter import Place, PromptAdapter
 from adapterkit.nn.storage import device_of
 from adapterkit.prompt_places import (
     Sizes,
@@ -57,6 +57,7 @@ def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: boo
         BrokenPluginError: the method makes none, or tokens of other sizes than the config's.
     """
     implementation = config.adapter_class()
+    _check_claims(implementation, config)
     _check_place(implementation.place, config, model)
     first = next(model.parameters(), None)
     device = device_of(model)
@@ -72,6 +73,18 @@ def make_prompt(config: PromptConfig, model: nn.Module, name: str, *, empty: boo
     if empty and device.type != "meta":
         return prompt.to(dtype).to_empty(device=device)
     return prompt.to(device=device, dtype=dtype)
+
+
+def _check_claims(implementation: type[PromptAdapter], config: PromptConfig) -> None:
+    """Whether a method can be what it says that it is."""
+    method, place = f"{declared_as(type(config))}: its adapter {config.adapter}", implementation.place
+    if place not in get_args(Place):
+        raise BrokenPluginError(f"{method} has place={place!r}: choose one of {', '.join(get_args(Place))}")
+    if implementation.conditional and "task_ids" not in config.forward_inputs:
+        raise BrokenPluginError(
+            f"{method} is conditional, and its config does not take the rows' tasks: forward_inputs is to name "
+            "'task_ids'"
+        )
 
 
 def _check_place(place: str, config: PromptConfig, model: nn.Module) -> None:

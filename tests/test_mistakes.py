@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapterkit import PromptTuningConfig, get_peft_model
+from adapterkit import PromptTuningConfig, get_peft_model, set_peft_model_state_dict
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig
 from adapterkit.errors import BrokenPluginError, CapabilityError
@@ -147,6 +147,39 @@ def test_an_error_in_making_a_prompt_names_the_method(monkeypatch):
         get_peft_model(llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     [note] = caught.value.__notes__
     assert re.match(r"method 'prompt_tuning' \(adapterkit .*\): making .* for a LlamaForCausalLM", note)
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"place": "keys"}, "has place='keys': choose one of embeddings, cache"),
+        (
+            {"conditional": True},
+            "is conditional, and its config does not take the rows' tasks: forward_inputs is to name",
+        ),
+    ],
+    ids=["place", "conditional"],
+)
+def test_a_prompt_that_cannot_be_what_it_says_is_refused(claim, message, monkeypatch):
+    monkeypatch.setattr(PromptTuningConfig, "adapter_class", lambda _: type("Claiming", (PromptAdapter,), claim))
+    with pytest.raises(BrokenPluginError, match=message):
+        get_peft_model(llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+
+
+class Gated(PromptAdapter):
+    def __init__(self, config: Any, model: nn.Module) -> None:
+        super().__init__(config, model)
+        self.embedding, self.gate = nn.Embedding(3, 16), nn.Linear(16, 16)
+
+    def table(self) -> torch.Tensor:
+        return self.gate(self.embedding.weight)
+
+
+def test_a_prompt_that_cannot_do_without_its_network_is_refused(monkeypatch):
+    monkeypatch.setattr(PromptTuningConfig, "adapter_class", lambda _: Gated)
+    model = get_peft_model(llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(BrokenPluginError, match=r"Gated\.table\(\) needs gate, which are None once a table is loaded"):
+        set_peft_model_state_dict(model, {"prompt_embeddings": torch.ones(3, 16)})
 
 
 @pytest.mark.parametrize(("kind", "given"), [(Narrow, "(3, 8)"), (Forgetful, "a NoneType")])

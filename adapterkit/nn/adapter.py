@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from adapterkit.errors import CapabilityError, CheckpointError
+from adapterkit.errors import BrokenPluginError, CapabilityError, CheckpointError
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.forms import LowRank, RowForm
 from adapterkit.nn.low_rank import low_rank_beside, low_rank_linear
@@ -236,6 +236,9 @@ class WeightAdapter(LayerAdapter, ABC):
         return y + self.layer.apply(x, self.adapt_weight(weight) - weight)
 
 
+Place = Literal["embeddings", "cache"]
+
+
 class PromptAdapter(Adapter):
     """One adapter's virtual tokens, put around a whole model.
 
@@ -244,7 +247,7 @@ class PromptAdapter(Adapter):
     `place`.
     """
 
-    place: ClassVar[Literal["embeddings", "cache"]] = "embeddings"
+    place: ClassVar[Place] = "embeddings"
     """Where the tokens go: before the input's embeddings (``width`` is the embedding's), or into the keys and values
     of every layer (``width`` is ``layers * 2 * heads * head_dim``, the key before the value)."""
 
@@ -262,7 +265,8 @@ class PromptAdapter(Adapter):
         self.num_virtual_tokens: int = config.num_virtual_tokens
 
     def table(self) -> Tensor:
-        """The tokens ``(tokens, width)``; ``tokens`` is `num_virtual_tokens`, once for each half that has some."""
+        """The tokens ``(tokens, width)``; ``tokens`` is `num_virtual_tokens`, once for each half that has some. A
+        network that makes them is None once a table is loaded, and they are ``embedding.weight``."""
         return self.embedding.weight
 
     def tokens(self, rows: int, task_ids: Tensor | None = None) -> Tensor:
@@ -301,8 +305,16 @@ class PromptAdapter(Adapter):
             return
         trained = self.embedding.weight.requires_grad
         self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table).requires_grad_(trained)
-        for name in self._networks:
+        networks = self._networks
+        for name in networks:
             setattr(self, name, None)
+        try:
+            self.table()
+        except Exception as error:
+            raise BrokenPluginError(
+                f"{type(self).__name__}.table() needs {', '.join(networks)}, which are None once a table is loaded: it "
+                "is to give embedding.weight then"
+            ) from error
 
 
 def wrap(chain: Sequence[LayerAdapter], base: Callable[[Any], Any], x: Any) -> Any:
