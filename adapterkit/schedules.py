@@ -52,6 +52,11 @@ class Schedules:
         """Drop the schedule of an adapter that is gone."""
         self._made.pop(name, None)
 
+    def begin(self, total_steps: int) -> None:
+        """Tell every active schedule the number of steps; see `Schedule.begin`."""
+        for schedule in self.active().values():
+            schedule.begin(total_steps)
+
     def advance(self, step: int, total_steps: int | None = None) -> None:
         """Advance every active schedule by one step of the optimizer; see `Schedule.step`."""
         for name, schedule in self.active().items():

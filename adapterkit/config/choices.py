@@ -20,6 +20,9 @@ Scheduler = Literal[
 EVALUATING: tuple[Scheduler, ...] = ("reduce_lr_on_plateau", "greedy")
 """Those that go by evaluations."""
 
+WITHOUT_WARM_UP: tuple[Scheduler, ...] = ("constant", *EVALUATING)
+"""Those that begin at the learning rate itself."""
+
 Optimizer = Literal[
     "adamw_torch",
     "adamw_torch_fused",

@@ -23,7 +23,15 @@ from pydantic import (
 )
 
 from adapterkit.config.base import PeftConfig, StrictModel, Text, as_names
-from adapterkit.config.choices import BUILTIN_FAMILIES, BUILTIN_PREFIX, EVALUATING, Logger, Optimizer, Scheduler
+from adapterkit.config.choices import (
+    BUILTIN_FAMILIES,
+    BUILTIN_PREFIX,
+    EVALUATING,
+    WITHOUT_WARM_UP,
+    Logger,
+    Optimizer,
+    Scheduler,
+)
 from adapterkit.config.coherence import misfits_of, refuse
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import did_you_mean
@@ -134,12 +142,20 @@ class DataConfig(StrictModel):
 Strategy = Literal["no", "steps", "epoch"]
 
 
+def _not_zero(steps: int) -> int:
+    if steps == 0:
+        raise ValueError("must be at least 1, or -1")
+    return steps
+
+
 class TrainerConfig(StrictModel):
     """Keys of `transformers.TrainingArguments`, by their own names, and a few of ours at the end."""
 
     learning_rate: PositiveFloat | None = Field(None, description="Peak learning rate; null takes the method's own.")
     num_train_epochs: PositiveFloat = Field(3.0, description="Passes over the training data.")
-    max_steps: int = Field(-1, ge=-1, description="Optimizer steps; -1 goes by num_train_epochs.")
+    max_steps: Annotated[int, Field(ge=-1), AfterValidator(_not_zero)] = Field(
+        -1, description="Optimizer steps; -1 goes by num_train_epochs."
+    )
     per_device_train_batch_size: PositiveInt = Field(32, description="Examples per step and device.")
     per_device_eval_batch_size: PositiveInt = Field(64, description="Examples per evaluation step and device.")
     gradient_accumulation_steps: PositiveInt = Field(1, description="Batches per optimizer step.")
@@ -203,7 +219,7 @@ class TrainerConfig(StrictModel):
     def _one_optimizer(self) -> Self:
         if self.lorafa and self.loraplus_lr_ratio is not None:
             raise ValueError("lorafa and loraplus_lr_ratio exclude each other")
-        if self.lorafa and self.optim != type(self).model_fields["optim"].default:
+        if self.lorafa and self.optim != _default_of("optim"):
             raise ValueError(f"lorafa is an optimizer of its own and excludes optim={self.optim}")
         return self
 
@@ -218,6 +234,26 @@ class TrainerConfig(StrictModel):
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other")
         return self
+
+    @model_validator(mode="after")
+    def _a_warm_up_that_ends(self) -> Self:
+        if self.lr_scheduler_type in WITHOUT_WARM_UP and self.warmup_steps not in (0, _default_of("warmup_steps")):
+            raise ValueError(
+                f"lr_scheduler_type={self.lr_scheduler_type} has no warm-up: set trainer.warmup_steps to 0, or take "
+                "another, such as constant_with_warmup"
+            )
+        if fault := self.standstill(self.max_steps):
+            raise ValueError(fault)
+        return self
+
+    def standstill(self, steps: int) -> str:
+        """Why the learning rate of a run is 0 in each of its steps; nothing if it is not."""
+        if steps != 1 or self.warmup_steps < 1 or self.lr_scheduler_type in WITHOUT_WARM_UP:
+            return ""
+        return (
+            f"warmup_steps={self.warmup_steps:g} begins with a learning rate of 0, and the run has one step only: set "
+            "trainer.warmup_steps to 0, or take more steps (trainer.max_steps, trainer.num_train_epochs)"
+        )
 
     @model_validator(mode="after")
     def _evaluations_where_needed(self) -> Self:
@@ -249,6 +285,10 @@ class TrainerConfig(StrictModel):
     def keeps_best(self) -> bool:
         """Whether the run ends with its best checkpoint: not without evaluations or checkpoints to choose from."""
         return self.load_best_model_at_end and "no" not in (self.eval_strategy, self.save_strategy)
+
+
+def _default_of(key: str) -> Any:
+    return TrainerConfig.model_fields[key].default
 
 
 def _is_multiple(steps: float, of: float) -> bool:

@@ -21,6 +21,14 @@ class Schedule(ABC):
         """Read what is needed off ``config``, which is not kept; ``adapters`` are the adapter's parts by layer name."""
         self.adapters = dict(adapters)
 
+    def begin(self, total_steps: int) -> None:
+        """Hear before the first step how many there are going to be.
+
+        Raises:
+            StateError: they are too few.
+        """
+        return
+
     @abstractmethod
     def step(self, step: int, total_steps: int | None) -> None:
         """Go on, after the optimizer's step and before gradients are set to zero.

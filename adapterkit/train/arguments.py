@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +16,12 @@ from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
 from adapterkit import launcher, optimizers
-from adapterkit.config.choices import LOGGERS
+from adapterkit.config.choices import LOGGERS, WITHOUT_WARM_UP
 from adapterkit.config.run import RunConfig, TrainerConfig
 from adapterkit.config.task import TaskConfig, less_is_better
 from adapterkit.errors import ConfigError
+
+logger = logging.getLogger("adapterkit")
 
 OWN = frozenset(
     {"check_steps", "early_stopping_patience", "early_stopping_threshold", "save_total_limit", *optimizers.OPTIONS}
@@ -94,6 +98,43 @@ def _checkpointing(trainer: TrainerConfig) -> dict[str, Any]:
         options[name] = True
         options[f"{name}_kwargs"] = {"use_reentrant": False, **(trainer.gradient_checkpointing_kwargs or {})}
     return options
+
+
+def steps_of(args: TrainingArguments, examples: int) -> int:
+    """How many steps the optimizer takes over a run on so many training examples.
+
+    Raises:
+        ConfigError: none, as there is no batch.
+    """
+    whole: float = examples / (args.train_batch_size * args.world_size)
+    batches = math.floor(whole) if args.dataloader_drop_last else math.ceil(whole)
+    if not batches:
+        raise ConfigError(
+            f"trainer.dataloader_drop_last: {examples} training examples are less than one batch "
+            f"(trainer.per_device_train_batch_size={args.per_device_train_batch_size}), and there would be none"
+        )
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    updates: int = math.ceil(batches / args.gradient_accumulation_steps)
+    return math.ceil(float(args.num_train_epochs) * updates)
+
+
+def fit_warm_up(args: TrainingArguments, trainer: TrainerConfig, steps: int) -> None:
+    """Leave a run a learning rate: of one step, no share is taken for the warm-up.
+
+    Raises:
+        ConfigError: it would be 0 throughout.
+    """
+    if fault := trainer.standstill(steps):
+        raise ConfigError(f"trainer.{fault}")
+    if steps == 1:
+        args.warmup_steps = 0
+    elif trainer.lr_scheduler_type not in WITHOUT_WARM_UP and args.get_warmup_steps(steps) >= steps:
+        logger.warning(
+            "trainer.warmup_steps=%g is not over when the run of %d steps ends: trainer.learning_rate is not reached",
+            trainer.warmup_steps,
+            steps,
+        )
 
 
 def check_loggers(names: Sequence[str]) -> None:

@@ -15,12 +15,12 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 
 from adapterkit.build import get_peft_model
 from adapterkit.config.run import RunConfig
-from adapterkit.errors import ConfigError
+from adapterkit.errors import ConfigError, StateError
 from adapterkit.files import remove_unused
 from adapterkit.model import PeftModel
 from adapterkit.optimizers import optimizer_for
 from adapterkit.train import fingerprints, layout, plots, processes, resume, screen
-from adapterkit.train.arguments import more_is_better, training_arguments
+from adapterkit.train.arguments import fit_warm_up, more_is_better, steps_of, training_arguments
 from adapterkit.train.beginning import start_from_data
 from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory, logger, logging_to
 from adapterkit.train.inputs import Inputs, read_inputs
@@ -135,6 +135,7 @@ def _fit(config: RunConfig, prepared: Prepared, record: RunDirectory, checkpoint
         if start_from_data(config, model, pipeline, train):
             _note_trained(record, model)
     trainer = make_trainer(config, prepared, train, validation, record=record, checkpoint=checkpoint)
+    _settle_steps(config, model, trainer, len(train))
     with record.timed("baseline"):
         baseline = pipeline.baseline(train, validation) or scores(trainer, validation)
     metric = trainer.args.metric_for_best_model.removeprefix("eval_")
@@ -158,6 +159,16 @@ def _fit(config: RunConfig, prepared: Prepared, record: RunDirectory, checkpoint
         record.summary["adapter_bytes"] = _save(model, config.adapter_name, record.path / layout.ADAPTER)
         entries = layout.read_metrics(record.path)
         plots.draw(entries, record.path / layout.PLOTS, metric=metric, baseline=baseline.get(metric))
+
+
+def _settle_steps(config: RunConfig, model: PeftModel, trainer: RunTrainer, examples: int) -> None:
+    """What depends on the number of steps, before the first is taken."""
+    steps = steps_of(trainer.args, examples)
+    fit_warm_up(trainer.args, config.trainer, steps)
+    try:
+        model.base_model.schedules.begin(steps)
+    except StateError as error:
+        raise ConfigError(f"method: {error}") from error
 
 
 def _check_metric(metric: str, baseline: dict[str, float]) -> None:

@@ -83,6 +83,19 @@ def test_the_number_of_steps_is_the_trainers_unless_stated():
         go_on(adapted(), optimizer_of(adapted()), range(1), total=2)
 
 
+def test_one_step_is_enough_to_judge_by():
+    model = adapted(tfinal=0)
+    go_on(model, optimizer_of(model), range(1, 2), total=1)  # the last allocation is the first
+    assert sum(int(flags.sum()) for flags in kept(model).values()) == 4
+
+
+def test_steps_that_end_before_the_last_allocation_are_refused():
+    schedule = adapted(total_step=9, tfinal=2).base_model.schedules
+    schedule.begin(7)
+    with pytest.raises(StateError, match="total_step=9 puts the last allocation of rank after the last of 6 steps"):
+        schedule.begin(6)
+
+
 def test_a_schedule_without_time_is_refused():
     with pytest.raises(ValueError, match="no step of total_step=5 is left"):
         AdaLoraConfig(total_step=5, tinit=2, tfinal=3)

@@ -19,7 +19,14 @@ from adapterkit.config.run import TrainerConfig
 from adapterkit.errors import ConfigError
 from adapterkit.registry import tasks
 from adapterkit.train import arguments, tiny
-from adapterkit.train.arguments import OWN, check_loggers, more_is_better, training_arguments
+from adapterkit.train.arguments import (
+    OWN,
+    check_loggers,
+    fit_warm_up,
+    more_is_better,
+    steps_of,
+    training_arguments,
+)
 from tests.training import short_run
 
 RENAMED = {"gradient_checkpointing": "activation_checkpointing"}
@@ -175,3 +182,43 @@ def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:
         made(tmp_path, fsdp=True)
     with pytest.raises(ValidationError, match="fsdp_config has no effect without fsdp=true"):
         made(tmp_path, fsdp_config={"version": 2})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "at least 1, or -1"),
+        ({"max_steps": 1, "warmup_steps": 4.0}, r"a learning rate of 0.* set trainer\.warmup_steps to 0, or take more"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 4.0}, "constant has no warm-up.*constant_with_warmup"),
+    ],
+)
+def test_steps_and_warm_up_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainerConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "examples", "steps"),
+    [
+        ({"max_steps": 7}, 1, 7),
+        ({"num_train_epochs": 2.0}, 17, 6),
+        ({"num_train_epochs": 2.0, "dataloader_drop_last": True}, 17, 4),
+        ({"num_train_epochs": 1.5, "gradient_accumulation_steps": 2}, 17, 3),
+        ({"num_train_epochs": 0.01}, 17, 1),
+    ],
+)
+def test_steps_of_a_run(tmp_path: Path, options: dict[str, Any], examples: int, steps: int) -> None:
+    assert steps_of(made(tmp_path, **{"max_steps": -1, **options}), examples) == steps
+
+
+def test_no_whole_batch(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.dataloader_drop_last: 7 training examples are less than one"):
+        steps_of(made(tmp_path, dataloader_drop_last=True), 7)
+
+
+def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    args = made(tmp_path, warmup_steps=20.0)
+    fit_warm_up(args, TrainerConfig(warmup_steps=20.0), 21)
+    assert not caplog.messages
+    fit_warm_up(args, TrainerConfig(warmup_steps=20.0), 20)
+    assert "trainer.warmup_steps=20 is not over when the run of 20 steps ends" in caplog.text

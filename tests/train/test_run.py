@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -325,3 +325,30 @@ def test_plain_lines_and_screen(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "step 8/8" in shown.err
     for part in ("query x 2, value x 2, classifier", "majority class", "accuracy", "load_run"):
         assert part in shown.out
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_a_run_of_one_step_learns(tmp_path: Path, method: str) -> None:
+    result = run(
+        short_run("seq_cls", method, trainer={"max_steps": -1, "num_train_epochs": 0.01}), tmp_path, quiet=True
+    )
+    assert result["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"warmup_steps": 3.0}, r"trainer\.warmup_steps=3 begins with a learning rate of 0, and the run has one step"),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 65}, r"trainer\.dataloader_drop_last: 64 "),
+    ],
+)
+def test_a_run_that_could_not_learn_is_refused_before_it(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(short_run(trainer={"max_steps": -1, "num_train_epochs": 0.01, **changes}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_that_needs_more_steps_is_refused_before_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="method: AdaLoRA: tinit=9 and tfinal=0 leave no step of 8"):
+        run(short_run("seq_cls", "adalora", method={"tinit": 9}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -38,6 +38,15 @@ class RankAllocator(Schedule):
         self.uncertainty: dict[str, Tensor] = {}
 
     @override
+    def begin(self, total_steps: int) -> None:
+        last = self._last_allocation(total_steps)
+        if last > total_steps:
+            raise StateError(
+                f"AdaLoRA: total_step={self.total} puts the last allocation of rank after the last of {total_steps} "
+                "steps; leave total_step null, or make it that number"
+            )
+
+    @override
     @torch.no_grad()
     def step(self, step: int, total_steps: int | None) -> None:
         last = self._last_allocation(total_steps)
@@ -46,7 +55,7 @@ class RankAllocator(Schedule):
                 if adapter.kept is not None:
                     adapter.keep(adapter.kept)
             return
-        if step < last:
+        if step < last or not self.sensitivity:  # the last one may be the first
             self._observe()
         if step == last or (step > self.tinit and step % self.every == 0):
             self._allocate(budget(step, self.start, self.target, first=self.tinit, last=last))
