@@ -36,20 +36,33 @@ def regression(predicted: ArrayLike, expected: ArrayLike) -> dict[str, float]:
     }
 
 
-def spans(tags: Sequence[str]) -> set[Span]:
-    """The entities of a BIO-tagged sentence, as CoNLL's scorer reads it.
+INNER, LAST, ALONE = "IM", "EL", "SUW"
+"""Prefixes of tags beside ``B``: within an entity, at its end, and for one of a single word. BIO has the first of
+them, IOBES, BILOU, BMES and BMEWO all three, each in its own letters."""
 
-    An entity goes on over ``I-`` tags of its own type. An ``I-`` tag that continues nothing begins an entity.
+
+def is_entity(tag: str) -> bool:
+    """Whether a tag marks a part of an entity: ``B-PER``, but not ``O``."""
+    prefix, _, name = tag.partition("-")
+    return bool(name) and len(prefix) == 1 and prefix in f"B{INNER}{LAST}{ALONE}"
+
+
+def spans(tags: Sequence[str]) -> set[Span]:
+    """The entities of a tagged sentence, as CoNLL's scorer reads it.
+
+    An entity goes on over inner and last tags of its own type; after a last tag, or a single one, it is over. An inner
+    or last tag that continues nothing begins an entity.
     """
     found: set[Span] = set()
-    kind, start = "", 0
+    kind, start, over = "", 0, False
     for position, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
-        if kind and not (prefix == "I" and name == kind):
+        if kind and (over or name != kind or prefix not in (*INNER, *LAST)):
             found.add((kind, start, position))
             kind = ""
-        if prefix in ("B", "I") and not kind:
+        if is_entity(tag) and not kind:
             kind, start = name, position
+        over = prefix in (*LAST, *ALONE)
     return found
 
 

@@ -68,6 +68,22 @@ def test_scores_whole_entities() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("tags", "metric", "told"),
+    [
+        (["O", "S-PER"], None, ""),
+        (["B-PER", "E-PER", "X"], None, "count as O in f1: X"),
+        (["S-BAR", "NN"], "accuracy", ""),
+        (["O", "O"], "accuracy", ""),
+    ],
+)
+def test_entities_are_known_by_their_tags(tags, metric, told, caplog) -> None:
+    pipeline = pipeline_of("token_cls", data_of([{"tokens": tags, "tags": tags}]))
+    assert pipeline.default_metric == metric
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.messages)
+
+
 def test_baseline_is_the_commonest_tag() -> None:
     data = data_of([*ROWS, {"tokens": ["a", "b"], "tags": ["O", "O"]}])
     pipeline = pipeline_of("token_cls", data)

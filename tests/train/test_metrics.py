@@ -36,6 +36,12 @@ def test_correlation_with_a_constant_is_none() -> None:
         ("B-PER I-LOC", {("PER", 0, 1), ("LOC", 1, 2)}),
         ("I-PER I-PER O I-PER", {("PER", 0, 2), ("PER", 3, 4)}),
         ("O B-ORG I-ORG", {("ORG", 1, 3)}),
+        ("B-PER I-PER E-PER S-PER S-LOC O", {("PER", 0, 3), ("PER", 3, 4), ("LOC", 4, 5)}),
+        ("B-PER E-PER E-PER I-PER", {("PER", 0, 2), ("PER", 2, 3), ("PER", 3, 4)}),
+        ("B-PER E-LOC S-LOC I-LOC", {("PER", 0, 1), ("LOC", 1, 2), ("LOC", 2, 3), ("LOC", 3, 4)}),
+        ("B-PER L-PER U-PER", {("PER", 0, 2), ("PER", 2, 3)}),
+        ("B-PER M-PER E-PER W-PER", {("PER", 0, 3), ("PER", 3, 4)}),
+        ("E-PER I-PER NN-PER X -LRB-", {("PER", 0, 1), ("PER", 1, 2)}),
     ],
 )
 def test_spans(tags: str, expected: set[metrics.Span]) -> None:

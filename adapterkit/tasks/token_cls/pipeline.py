@@ -25,8 +25,8 @@ logger = logging.getLogger("adapterkit")
 
 @final
 class TokenClsPipeline(Pipeline):
-    """F1 over whole entities where tags begin with ``B-`` or ``I-``; elsewhere, as for parts of speech, accuracy and
-    macro F1 of single tags. The baseline gives every word the commonest tag."""
+    """F1 over whole entities where tags mark them (BIO, IOBES, BILOU, BMES); elsewhere, as for parts of speech,
+    accuracy and macro F1 of single tags. The baseline gives every word the commonest tag."""
 
     required: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     texts: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -52,13 +52,17 @@ class TokenClsPipeline(Pipeline):
         found = {name: {tag for row in tag_names(split) for tag in row} for name, split in data.splits().items()}
         check_names(set().union(*found.values()), "tags", data.source)
         self.tags = sorted(set().union(*found.values()), key=lambda tag: (tag != "O", tag.partition("-")[::-1]))
-        self.are_entities = any(tag.startswith(("B-", "I-")) for tag in self.tags)
+        marked = [tag for tag in self.tags if metrics.is_entity(tag)]
+        others = [tag for tag in self.tags if tag not in ("O", *marked)]
+        self.are_entities = any(tag.startswith(("B-", "I-")) for tag in marked) or bool(marked and not others)
         if not self.are_entities:
             self.default_metric = "accuracy"
             logger.info(
                 "no tag begins with B- or I-: single tags are scored, judged by accuracy unless "
                 "trainer.metric_for_best_model is set"
             )
+        elif others:
+            logger.warning("tags that mark no part of an entity, and count as O in f1: %s", ", ".join(others))
         return {
             "num_labels": len(self.tags),
             "id2label": dict(enumerate(self.tags)),
