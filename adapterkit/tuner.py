@@ -157,6 +157,8 @@ class Tuner(Operations, Folding):
             raise StateError(f"an adapter named {name!r} is there already")
         if "." in name:
             raise StateError(f"an adapter's name cannot contain a dot: {name!r}")
+        if name in vars(nn.Module()):
+            raise StateError(f"an adapter's name cannot be that of an attribute of every module: {name!r}")
         config = config.model_copy(deep=True)
         with replication.layers_for(self, config):
             maker = Maker(self.model, self.names, self.selection)

@@ -130,8 +130,16 @@ def test_a_failed_first_adapter_leaves_the_base_trainable():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("name", "message"), [("a", "is there already"), ("x.y", "cannot contain a dot")])
-def test_names_are_unique_and_have_no_dot(name, message):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a", "is there already"),
+        ("x.y", "cannot contain a dot"),
+        ("training", "cannot be that of an attribute of every module: 'training'"),
+        ("_modules", "cannot be that of an attribute of every module: '_modules'"),
+    ],
+)
+def test_names_are_unique_and_those_of_modules(name, message):
     with pytest.raises(StateError, match=message):
         tuned("a").add(name, lora())
 

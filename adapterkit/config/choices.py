@@ -68,6 +68,17 @@ Optimizer = Literal[
 ]
 """Optimizers of transformers."""
 
+FSDP_OPTIONS = (
+    "full_shard",
+    "shard_grad_op",
+    "no_shard",
+    "hybrid_shard",
+    "hybrid_shard_zero2",
+    "offload",
+    "auto_wrap",
+)
+"""Words of ``trainer.fsdp``."""
+
 Logger = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 """Loggers that an extra installs, each under the name of its module."""
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from adapterkit.config.base import PeftConfig
+from adapterkit.config.choices import BUILTIN_PREFIX
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import did_you_mean
 
@@ -47,6 +48,8 @@ def misfits_of(run: RunConfig) -> Iterator[Misfit]:
         yield from _metrics(run, run.task)
         yield from _columns(run, run.task)
         yield from _task_type(run, run.task)
+        yield from _smoothing(run, run.task)
+        yield from _built_in(run, run.task)
 
 
 def _metrics(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
@@ -78,3 +81,24 @@ def _task_type(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
     if chosen not in (None, task.task_type):
         message = f"does not go with task={task.name}, which sets it by itself to {task.task_type}"
         yield Misfit(("method", "task_type"), chosen, message)
+
+
+def _smoothing(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
+    factor = run.trainer.label_smoothing_factor
+    if factor and not task.smooths_labels:
+        yield Misfit(("trainer", "label_smoothing_factor"), factor, f"the loss of {task.name} cannot be smoothed")
+
+
+def _built_in(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
+    """How a model is found and loaded, where it is made here."""
+    name = run.model.name_or_path or task.default_model
+    if not name.startswith(BUILTIN_PREFIX):
+        return
+    for key in ("load_in_8bit", "load_in_4bit"):
+        if getattr(run.model, key):
+            message = f"{name} is too small to be quantised: name another model by model.name_or_path"
+            yield Misfit(("model", key), True, message)
+    for key in ("revision", "subfolder"):
+        if value := getattr(run.model, key):
+            message = f"would do nothing, as {name} is built in: name another model by model.name_or_path"
+            yield Misfit(("model", key), value, message)

@@ -27,6 +27,7 @@ from adapterkit.config.choices import (
     BUILTIN_FAMILIES,
     BUILTIN_PREFIX,
     EVALUATING,
+    FSDP_OPTIONS,
     WITHOUT_WARM_UP,
     Logger,
     Optimizer,
@@ -51,9 +52,13 @@ Source = Annotated[Text, AfterValidator(_known_if_built_in)]
 """A Hub id, a directory, or a built-in model."""
 
 
-def _part_of_a_path(name: str) -> str:
-    if not re.fullmatch(r"[\w-]+", name):
-        raise ValueError("must be letters, digits, _ and -: it is the name of a module and of a directory")
+def _name_of_a_module(name: str) -> str:
+    if not re.fullmatch(r"[\w-]+", name) or name.startswith("_"):
+        raise ValueError(
+            "must be letters, digits, _ and -, without _ in front: it is the name of a module and of a directory"
+        )
+    if name == "training":
+        raise ValueError("is an attribute of every module, and no name for one")
     return name
 
 
@@ -142,6 +147,14 @@ class DataConfig(StrictModel):
 Strategy = Literal["no", "steps", "epoch"]
 
 
+def _known_to_fsdp(options: str) -> str:
+    for word in options.split():
+        if word not in FSDP_OPTIONS:
+            near = did_you_mean(word, FSDP_OPTIONS)
+            raise ValueError(f"no option {word!r}{near} Options: {', '.join(FSDP_OPTIONS)}")
+    return options
+
+
 def _not_zero(steps: int) -> int:
     if steps == 0:
         raise ValueError("must be at least 1, or -1")
@@ -198,7 +211,9 @@ class TrainerConfig(StrictModel):
     run_name: Text | None = Field(None, description="Name of the run in loggers.")
     disable_tqdm: bool | None = Field(None, description="No progress bar; null shows one on a terminal only.")
     deepspeed: Text | None = Field(None, description="Path of a DeepSpeed configuration.")
-    fsdp: bool | Text | None = Field(None, description="Shard the model over the processes with FSDP.")
+    fsdp: bool | Annotated[Text, AfterValidator(_known_to_fsdp)] | None = Field(
+        None, description="Shard the model over the processes with FSDP."
+    )
     fsdp_config: dict[str, Any] | Text | None = Field(
         None, description="FSDP's options, or the path of a JSON file with them, as transformers takes them."
     )
@@ -316,7 +331,7 @@ class RunConfig(StrictModel):
         0, description="Seed of initialisation, data order and dropout."
     )
     deterministic: bool = Field(False, description="Only deterministic kernels, at some cost in speed.")
-    adapter_name: Annotated[Text, AfterValidator(_part_of_a_path)] = Field(
+    adapter_name: Annotated[Text, AfterValidator(_name_of_a_module)] = Field(
         "default", description="Name of the adapter."
     )
     resume: Text | None = Field(None, description="auto, or the directory of an interrupted run to go on with.")

@@ -47,6 +47,9 @@ class TaskConfig(StrictModel):
     measures: ClassVar[tuple[str, ...]] = ()
     """Every metric that a run can have beside its loss; empty where only a run can tell."""
 
+    smooths_labels: ClassVar[bool] = True
+    """Whether its loss may be one of smoothed labels."""
+
     default_columns: ClassVar[Mapping[str, str]] = {}
     """Roles of the columns to their usual names, ``{"text": "text", "label": "label"}``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,14 +33,25 @@ def absent(data: Mapping[str, Any], where: Where) -> Iterator[Problem]:
         if isinstance(value, str) and _is_local(value) and not _is_split(value, _at(data, "data.path")):
             place = f"data.{split}"
             yield Problem(place, f"{value}: no such file (from {os.getcwd()})", where(place))
-    resume = data.get("resume")
-    if isinstance(resume, str) and resume != "auto" and (lacking := _lacking(Path(resume).expanduser())):
-        yield Problem("resume", f"{resume}: {lacking}", where("resume"))
+    yield from _unusable(data, where)
     reports = _at(data, "trainer.report_to")
     for name in reports if isinstance(reports, list) else ():
         if isinstance(name, str) and name in LOGGERS and importlib.util.find_spec(LOGGERS[name]) is None:
             place = "trainer.report_to"
             yield Problem(place, f"{name} is not installed: pip install 'adapterkit[{name}]'", where(place))
+
+
+def _unusable(data: Mapping[str, Any], where: Where) -> Iterator[Problem]:
+    """What is there, but not what it must be."""
+    resume, deepspeed = data.get("resume"), _at(data, "trainer.deepspeed")
+    if isinstance(resume, str) and resume != "auto" and (lacking := _lacking(Path(resume).expanduser())):
+        yield Problem("resume", f"{resume}: {lacking}", where("resume"))
+    for place in ("trainer.deepspeed", "trainer.fsdp_config"):
+        file = _at(data, place)
+        if isinstance(file, str) and (fault := _no_object(Path(file).expanduser())):
+            yield Problem(place, f"{file}: {fault}", where(place))
+    if isinstance(deepspeed, str) and importlib.util.find_spec("deepspeed") is None:
+        yield Problem("trainer.deepspeed", "deepspeed is not installed: pip install deepspeed", where("trainer.deepspeed"))
 
 
 def _at(data: Mapping[str, Any], place: str) -> Any:
@@ -68,3 +80,16 @@ def _lacking(run: Path) -> str:
         return f"no such directory (from {os.getcwd()})"
     missing = next((name for name in (MANIFEST, CONFIG) if not (run / name).is_file()), None)
     return f"not the directory of a run: it has no {missing}" if missing else ""
+
+
+def _no_object(file: Path) -> str:
+    """Why a file holds no JSON object; nothing if it does."""
+    if not file.is_file():
+        return f"no such file (from {os.getcwd()})"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"not JSON: {error}"
+    if not isinstance(content, dict):
+        return f"must be a JSON object, and is a {type(content).__name__}"
+    return ""

@@ -199,8 +199,6 @@ def _quantisation(config: ModelConfig) -> Any:
 def _built_in(
     auto: Any, family: str, config: ModelConfig, *, device: str | torch.device | None, options: dict[str, Any]
 ) -> PreTrainedModel:
-    if _is_quantised(config):
-        raise ConfigError(f"model.name_or_path={tiny.PREFIX}{family} is too small to be quantised")
     tokenizer = builtin_tokenizer(family)
     made = tiny.tiny_config(family, tokenizer, **options)
     if device is not None and torch.device(device).type == "meta":

@@ -75,7 +75,7 @@ class Pipeline(ABC):
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     """Inputs of the model that are labels."""
 
-    smoothing_shift: ClassVar[bool | None] = None
+    smoothing_shift: bool | None = None
     """Whether labels are shifted against logits where they are smoothed; None where they cannot be smoothed."""
 
     generates: ClassVar[bool] = False

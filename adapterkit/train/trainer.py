@@ -55,7 +55,9 @@ class RunTrainer(AdapterTrainer):
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         if args.label_smoothing_factor and pipeline.smoothing_shift is None:
-            raise ConfigError("trainer.label_smoothing_factor: the loss of this task cannot be smoothed")
+            raise ConfigError(
+                "trainer.label_smoothing_factor: the loss of this task, or of regression, cannot be smoothed"
+            )
         self.pipeline, self.adapter_name, self.keep, self.owner = pipeline, adapter_name, keep, owner
         self._scored: Encoded | None = None
         super().__init__(

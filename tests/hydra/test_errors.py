@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,41 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no adapter name": ([*LORA, "adapter_name=''"], ["adapter_name: must be letters, digits, _ and -"]),
     "dot in an adapter name": ([*LORA, "adapter_name=a.b"], ["adapter_name: must be letters, digits, _ and -"]),
     "slash in an adapter name": ([*LORA, "adapter_name=a/b"], ["adapter_name: must be letters, digits, _ and -"]),
+    "attribute of a module as an adapter name": (
+        [*LORA, "adapter_name=training"],
+        ["adapter_name: is an attribute of every module"],
+    ),
+    "private adapter name": ([*LORA, "adapter_name=_modules"], ["adapter_name: must be letters", "without _ in front"]),
+    "smoothing of what is no label": (
+        ["+method=lora", "task=question_ans", "trainer.label_smoothing_factor=0.1"],
+        ["trainer.label_smoothing_factor: the loss of question_ans cannot be smoothed (got 0.1)"],
+    ),
+    "quantised built-in model": (
+        [*LORA, "model.load_in_4bit=true"],
+        ["model.load_in_4bit: builtin:bert is too small to be quantised: name another"],
+    ),
+    "revision of a built-in model": (
+        [*LORA, "model.revision=main", "model.name_or_path=builtin:bert"],
+        ["model.revision: would do nothing, as builtin:bert is built in"],
+    ),
+    "no file for DeepSpeed": ([*LORA, "trainer.deepspeed=nowhere.json"], ["trainer.deepspeed: nowhere.json: no such"]),
+    "no file for FSDP": (
+        [*LORA, "trainer.fsdp=true", "trainer.fsdp_config=nowhere.json"],
+        ["trainer.fsdp_config: nowhere.json: no such file (from "],
+    ),
+    "option of FSDP": (
+        [*LORA, "trainer.fsdp=full_shrad"],
+        ["trainer.fsdp: no option", "'full_shard'"],
+    ),
+    "constant rate with a warm-up": (
+        [*LORA, "trainer.lr_scheduler_type=constant", "trainer.warmup_steps=100"],
+        ["trainer: lr_scheduler_type=constant has no warm-up: set trainer.warmup_steps to 0"],
+    ),
+    "warm-up of one step": (
+        [*LORA, "trainer.max_steps=1", "trainer.warmup_steps=1"],
+        ["trainer: warmup_steps=1 begins with a learning rate of 0, and the run has one step only"],
+    ),
+    "no step": ([*LORA, "trainer.max_steps=0"], ["trainer.max_steps: must be at least 1, or -1 (got 0)"]),
     "no file of a split": ([*LORA, "data.train=/nowhere.csv"], ["data.train: /nowhere.csv: no such file"]),
     "scheduler of one trial": (
         ["-m", *LORA, "trainer.lr_scheduler_type=linear,linaer"],
@@ -199,6 +235,21 @@ def test_every_problem_is_told_at_once(capsys, tmp_path):
     ]
     words = ["6 problems", "lroa", "seqcls", "model.dtyp", "seed: must be greater", "data.max_length", "given 2 times"]
     assert_one_screen(command(capsys, *argv), words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("zero", "ds.json: not JSON: Expecting value"),
+        ("[1]", "ds.json: must be a JSON object, and is a list"),
+        ('{"zero_optimization": {}}', "deepspeed is not installed: pip install deepspeed"),
+    ],
+)
+def test_a_file_for_deepspeed_is_read(content, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    (tmp_path / "ds.json").write_text(content)
+    result = command(capsys, "validate", *LORA, "trainer.deepspeed=ds.json")
+    assert (result.code, f"trainer.deepspeed: {told}" in result.err) == (2, True), result
 
 
 def test_choices_shared_by_two_problems_are_told_once(capsys):

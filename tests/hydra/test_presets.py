@@ -26,7 +26,8 @@ def test_a_preset_composes_and_validates(preset):
     if preset.group == "experiment":
         rest = {"method": "lora"} if preset.name == "compare_lora_variants" else {}
     chosen = {**rest, preset.group: preset.name}
-    arguments = parse([f"{group}={name}" for group, name in chosen.items()])
+    named = ["model.name_or_path=any/model"] if "qlora" in preset.name else []
+    arguments = parse([*(f"{group}={name}" for group, name in chosen.items()), *named])
     config, problems = check(composer_for(arguments).compose(arguments.overrides))
     assert not problems
     assert config is not None

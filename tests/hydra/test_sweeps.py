@@ -71,7 +71,7 @@ def test_one_bad_trial_starts_nothing(capsys, tmp_path, monkeypatch):
         ([*LORA, "method.target_modules=[q],[q,v]"], 0, 2, []),
         (["experiment=rank_sweep"], 0, 9, []),
         (["experiment=rank_sweep", "method.r=3"], 0, 3, []),
-        (["experiment=qlora,lora_sentiment"], 0, 2, []),
+        (["experiment=qlora,lora_sentiment"], 1, 2, ["builtin:llama is too small to be quantised"]),
         (["experiment=compare_lora_variants", "method=lora"], 0, 2, []),
     ],
 )

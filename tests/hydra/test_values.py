@@ -38,7 +38,7 @@ def composed(*overrides: str):
             {".*q_proj": 4, "model.layers.0": 8},
         ),
         ("method.rank_pattern.q=4", "method.rank_pattern", {"q": 4}),
-        ("model.revision='12e5678'", "model.revision", "12e5678"),
+        ("trainer.run_name='12e5678'", "trainer.run_name", "12e5678"),
         ("model.revision=null", "model.revision", None),
         ("method.init_lora_weights=pissa", "method.init_lora_weights", "pissa"),
         ("method.init_lora_weights=false", "method.init_lora_weights", False),
@@ -63,8 +63,8 @@ def test_a_value_arrives_as_it_was_meant(override, path, value):
 def test_any_value_arrives(rank, rate, name):
     if name in ("null", "true", "false", "nan", "inf"):
         return
-    run = composed(f"method.r={rank}", f"trainer.learning_rate={rate!r}", f"model.revision={name}")
-    assert (run.method.r, run.trainer.learning_rate, run.model.revision) == (rank, rate, name)
+    run = composed(f"method.r={rank}", f"trainer.learning_rate={rate!r}", f"trainer.run_name={name}")
+    assert (run.method.r, run.trainer.learning_rate, run.trainer.run_name) == (rank, rate, name)
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])

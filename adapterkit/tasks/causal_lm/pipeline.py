@@ -35,7 +35,7 @@ class CausalLmPipeline(Pipeline):
         "prompt": ("instruction", "question", "input"),
         "completion": ("response", "output", "answer"),
     }
-    smoothing_shift: ClassVar[bool | None] = True
+    smoothing_shift: bool | None = True
 
     @override
     @classmethod

@@ -20,6 +20,7 @@ class FeatureExtractionConfig(TaskConfig):
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "spearman"
     measures: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
+    smooths_labels: ClassVar[bool] = False
     default_columns: ClassVar[Mapping[str, str]] = {
         "sentence1": "sentence1",
         "sentence2": "sentence2",

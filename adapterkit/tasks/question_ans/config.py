@@ -20,6 +20,7 @@ class QuestionAnsConfig(TaskConfig):
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "f1"
     measures: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+    smooths_labels: ClassVar[bool] = False
     default_columns: ClassVar[Mapping[str, str]] = {
         "id": "id",
         "context": "context",

@@ -25,7 +25,7 @@ class Seq2SeqLmPipeline(Pipeline):
         "source": ("input", "document", "article", "text", "dialogue"),
         "target": ("output", "summary", "highlights", "label", "labels"),
     }
-    smoothing_shift: ClassVar[bool | None] = False
+    smoothing_shift: bool | None = False
     generates: ClassVar[bool] = True
 
     @override

@@ -36,7 +36,7 @@ class SeqClsPipeline(Pipeline):
         "text_pair": ("sentence2", "hypothesis", "question2"),
         "label": ("labels", "score", "target", "class"),
     }
-    smoothing_shift: ClassVar[bool | None] = False
+    smoothing_shift: bool | None = False
     stratify_by: ClassVar[str | None] = "label"
     baseline_name: str = "majority class"
 
@@ -53,6 +53,7 @@ class SeqClsPipeline(Pipeline):
         found = {name: label_names(split) for name, split in data.splits().items()}
         if is_regression(found["train"]):
             self.labels, self.default_metric, self.baseline_name = None, "pearson", "mean"
+            self.smoothing_shift = None
             logger.info("labels are numbers: regression, judged by pearson unless trainer.metric_for_best_model is set")
             return {"num_labels": 1, "problem_type": "regression"}
         check_names({label for values in found.values() for label in values}, "labels", data.source)

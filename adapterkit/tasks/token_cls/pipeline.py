@@ -34,7 +34,7 @@ class TokenClsPipeline(Pipeline):
         "tokens": ("words",),
         "tags": ("ner_tags", "labels", "pos_tags", "chunk_tags"),
     }
-    smoothing_shift: ClassVar[bool | None] = False
+    smoothing_shift: bool | None = False
     baseline_name: str = "commonest tag"
     tokenizer_options: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
 
