@@ -6,6 +6,7 @@ Hydra turns exceptions in callbacks into warnings, all but `SystemExit`.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Sweep:
 
     directory: Path
     metric: str | None
+    began: float
+    """In seconds of `time.time`; the directory may hold an earlier one."""
 
 
 started_sweep: ContextVar[Sweep | None] = ContextVar("started_sweep", default=None)
@@ -52,7 +55,7 @@ class Preflight(Callback):
         composer = Composer.running(config)
         stop_on([*shadowed(config, composer), *sweep_problems(config, composer)])
         metric = OmegaConf.select(config, "sweep.metric")
-        started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric))
+        started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric, time.time()))
 
 
 def _several_processes() -> list[Problem]:

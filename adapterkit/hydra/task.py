@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import EXIT_FAULT, AdapterkitError
 from adapterkit.hydra.validation import validate
-from adapterkit.sweep.trial import Trial, failed_before, metric_value, outcome
+from adapterkit.sweep.trial import TRACE, Trial, failed_before, metric_value, outcome
 
 
 class RunFailed(SystemExit):
@@ -55,7 +55,7 @@ def _train(run: RunConfig, directory: Path, **options: Any) -> dict[str, Any]:
 def _execute_trial(run: RunConfig, trial: Trial) -> float | None:
     """A trial that fails says so in its directory and leaves the others alone."""
     trial.begin()
-    if run.sweep.on_failure == "stop" and failed_before(trial.directory):
+    if run.sweep.on_failure == "stop" and failed_before(trial):
         trial.end("skipped", "an earlier trial failed, and sweep.on_failure is stop")
         return math.nan
     try:
@@ -72,7 +72,7 @@ def _record(trial: Trial, error: Exception) -> None:
     """One line on the terminal; everything else goes into the trial's directory."""
     said = str(error) if isinstance(error, AdapterkitError) else f"{type(error).__name__}: {error}"
     trial.end("failed", said)
-    trace = trial.directory / "error.txt"
+    trace = trial.directory / TRACE
     trace.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     sys.stderr.write(f"adapterkit: trial {trial.number} failed: {said}\n")
     if not isinstance(error, AdapterkitError):

@@ -1,13 +1,15 @@
 """What a trial leaves in its directory, and reading it back.
 
 ``trial.json`` has its number and overrides, written first; ``summary.json`` is the run's own, or says why there is
-none.
+none. Where a run of an earlier sweep lies in the directory, which stays as it is until another is about to train,
+``trial.json`` says it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 from adapterkit.files import write_text
 
-RECORD, SUMMARY = "trial.json", "summary.json"
+RECORD, SUMMARY, TRACE = "trial.json", "summary.json", "error.txt"
 
 
 @dataclass
@@ -51,27 +53,47 @@ class Trial:
 
     def begin(self) -> None:
         """Leave the record of what is about to run."""
-        record = {"number": self.number, "overrides": list(self.overrides)}
-        write_text(self.directory / RECORD, json.dumps(record, indent=2))
+        for name in (RECORD, TRACE):
+            (self.directory / name).unlink(missing_ok=True)
+        self._record(began=time.time(), before=_written(self.directory / SUMMARY))
 
     def end(self, status: str, error: str) -> None:
         """Say how a trial ended that did not come to the end of its run; what it had written is kept."""
-        summary = {**_read(self.directory / SUMMARY), "status": status, "error": error}
-        write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
+        before = _read(self.directory / RECORD).get("before")
+        if before is not None and before == _written(self.directory / SUMMARY):
+            self._record(status=status, error=error)
+        else:
+            summary = {**_read(self.directory / SUMMARY), "status": status, "error": error}
+            write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
+
+    def _record(self, **entries: Any) -> None:
+        record = {"number": self.number, "overrides": list(self.overrides), **_read(self.directory / RECORD), **entries}
+        write_text(self.directory / RECORD, json.dumps(record, indent=2))
 
 
-def read_trials(sweep: Path) -> list[Trial]:
-    """The trials that were begun below ``sweep``, by number."""
-    trials = []
-    for record in sweep.rglob(RECORD):
-        content = _read(record)
-        trials.append(Trial(record.parent, content["number"], content["overrides"], _read(record.parent / SUMMARY)))
-    return sorted(trials, key=lambda trial: trial.number)
+def read_trials(sweep: Path, *, since: float = 0) -> list[Trial]:
+    """The trials that were begun below ``sweep``, by number; those of sweeps that ended there before ``since``, in
+    seconds of `time.time`, are left out."""
+    found = (_trial(record) for record in sweep.rglob(RECORD) if _read(record).get("began", 0) >= since)
+    return sorted(found, key=lambda trial: trial.number)
 
 
-def failed_before(directory: Path) -> bool:
-    """Whether a trial beside ``directory`` has failed."""
-    return any(_read(path).get("status") == "failed" for path in directory.parent.glob(f"*/{SUMMARY}"))
+def _trial(path: Path) -> Trial:
+    record, directory = _read(path), path.parent
+    told: dict[str, Any] = {key: record[key] for key in ("status", "error") if key in record}
+    is_old = record.get("before") is not None and record["before"] == _written(directory / SUMMARY)
+    return Trial(directory, record["number"], record["overrides"], told if is_old else _read(directory / SUMMARY))
+
+
+def failed_before(trial: Trial) -> bool:
+    """Whether a trial beside this one, of a lower number, has failed."""
+    others = (_trial(path) for path in trial.directory.parent.glob(f"*/{RECORD}"))
+    return any(other.status == "failed" and other.number < trial.number for other in others)
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None if there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def metric_value(summary: Mapping[str, Any], name: str | None) -> float | None:

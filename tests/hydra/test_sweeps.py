@@ -152,6 +152,20 @@ def test_a_failed_trial_stops_the_rest_on_request(capsys, tmp_path, monkeypatch)
     assert [trial["status"] for trial in content["trials"]] == ["ok", "failed", "skipped", "skipped"]
 
 
+def test_a_sweep_in_the_directory_of_another_reports_its_own_trials(capsys, tmp_path, monkeypatch):
+    stand_in(monkeypatch, lambda config: config.method.r / 100)
+    argv = ["-m", *LORA, "hydra.sweep.dir=again", "sweep.on_failure=stop"]
+    command(capsys, *argv, "method.r=2,4,8")
+    stand_in(monkeypatch, fails_at(4))
+    assert command(capsys, *argv, "method.r=2,4").code == 3
+    trials = json.loads((tmp_path / "again" / "sweep.json").read_text())["trials"]
+    assert [(trial["status"], trial["error"]) for trial in trials] == [("ok", None), ("failed", trials[1]["error"])]
+    assert trials[1]["accuracy"] is None
+    assert json.loads((tmp_path / "again" / "1" / "summary.json").read_text())["status"] == "ok"
+    stand_in(monkeypatch)
+    assert command(capsys, *argv, "method.r=2,4").code == 0
+
+
 def test_an_interrupted_sweep_is_reported_as_far_as_it_went(capsys, tmp_path, monkeypatch):
     def score(config):
         if config.method.r == 4:

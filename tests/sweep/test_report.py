@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import time
 
 import pytest
 
@@ -64,8 +65,36 @@ def test_what_a_run_wrote_before_it_failed_is_kept(tmp_path):
     (trial.directory / "summary.json").write_text('{"seconds": 4.0, "status": "running"}')
     trial.end("failed", "no")
     assert read_trials(tmp_path)[0].summary == {"seconds": 4.0, "status": "failed", "error": "no"}
-    assert failed_before(tmp_path / "1")
-    assert not failed_before(tmp_path / "1" / "x")
+    assert failed_before(Trial(tmp_path / "1", 1, []))
+    assert not failed_before(Trial(tmp_path / "1" / "x", 1, []))
+
+
+def test_a_refused_trial_leaves_the_run_of_an_earlier_sweep_as_it_was(tmp_path):
+    leave(tmp_path, 0, ["a=1"], accuracy=0.5)
+    leave(tmp_path, 1, ["a=2"], status="failed")
+    before = (tmp_path / "0" / "summary.json").read_text()
+    now = time.time()
+    leave(tmp_path, 0, ["a=9"], status="failed")
+    (trial,) = read_trials(tmp_path, since=now)
+    assert (trial.values, trial.status, trial.summary["error"]) == ({"a": "9"}, "failed", "the loss is NaN\nat step 3")
+    assert math.isnan(trial.metric("accuracy"))
+    assert (tmp_path / "0" / "summary.json").read_text() == before
+
+
+def test_a_trial_cut_off_is_not_taken_for_the_run_before_it(tmp_path):
+    leave(tmp_path, 0, ["a=1"], accuracy=0.5)
+    Trial(tmp_path / "0", 0, ["a=2"]).begin()
+    assert read_trials(tmp_path)[0].status == "interrupted"
+
+
+def test_a_failure_of_an_earlier_sweep_stops_nothing(tmp_path):
+    leave(tmp_path, 1, ["a=2"], status="failed")
+    (tmp_path / "1" / "error.txt").write_text("Traceback")
+    first, second = Trial(tmp_path / "0", 0, ["a=1"]), Trial(tmp_path / "1", 1, ["a=2"])
+    first.begin()
+    assert not failed_before(first)
+    second.begin()
+    assert not (tmp_path / "1" / "error.txt").exists()
 
 
 @pytest.mark.parametrize(("greater", "best"), [(True, 2), (False, 0)])
