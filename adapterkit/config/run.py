@@ -271,6 +271,20 @@ class TrainerConfig(StrictModel):
         )
 
     @model_validator(mode="after")
+    def _settings_that_are_used(self) -> Self:
+        for what in ("eval", "save", "logging"):
+            strategy, steps = getattr(self, f"{what}_strategy"), getattr(self, f"{what}_steps")
+            if strategy == "epoch" and steps != _default_of(f"{what}_steps"):
+                raise ValueError(
+                    f"{what}_steps={steps:g} would do nothing: set trainer.{what}_strategy to steps, which is epoch"
+                )
+        if self.gradient_checkpointing_kwargs and not self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing_kwargs would do nothing without trainer.gradient_checkpointing")
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise ValueError("early_stopping_threshold would do nothing without trainer.early_stopping_patience")
+        return self
+
+    @model_validator(mode="after")
     def _evaluations_where_needed(self) -> Self:
         needing = [f"lr_scheduler_type={self.lr_scheduler_type}"] if self.lr_scheduler_type in EVALUATING else []
         needing += ["early_stopping_patience"] if self.early_stopping_patience is not None else []

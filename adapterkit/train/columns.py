@@ -86,7 +86,7 @@ def _check_required(roles: Roles, found: Mapping[str, str], there: list[str], so
     for role in roles.required:
         if role not in found:
             whose = f", which {roles.method} needs" if role in roles.inputs else ""
-            near = did_you_mean(role, there) or ("." if whose else "")
+            near = did_you_mean(role, there) or "."
             raise DataError(
                 f"{source}: no column for {role!r}{whose}{near} Set data.columns.{role}=<column>. "
                 f"Columns: {', '.join(there)}"

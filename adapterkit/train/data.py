@@ -82,7 +82,9 @@ def load_data(config: DataConfig, roles: Roles, builtin: Builtin = lambda: None)
     raw = replace(raw, splits={name: split for name, split in named.items() if not _is_unlabelled(name, split, roles)})
     for name, split in raw.splits.items():
         check_values(split, roles, config.columns, raw.place(name))
-    if "validation" not in raw.splits:
+    if "validation" in raw.splits:
+        _refuse(config, "validation_fraction", why=f"{raw.source} has a validation split")
+    else:
         raw = _with_validation(raw, roles, config.validation_fraction)
     splits = {name: _subset(split, _limit(config, name), raw.ordered) for name, split in raw.splits.items()}
     return Data(splits["train"], splits["validation"], splits.get("test"), raw.source, raw.fingerprint)
@@ -251,7 +253,17 @@ def table(columns: Columns, source: str) -> Dataset:
     try:
         return Dataset.from_dict(columns)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"{source}: the values of a column are of different types: {error}") from error
+        raise DataError(f"{source}: {_of_several_types(columns)}: {error}") from error
+
+
+def _of_several_types(columns: Columns) -> str:
+    """Which column, and the first row with another type than the first one's."""
+    for name, values in columns.items():
+        first = next((value for value in values if value is not None), None)
+        for row, value in enumerate(values, start=1):
+            if value is not None and type(value) is not type(first):
+                return f"column {name!r} begins with {first!r}, but row {row} has {value!r}, of another type"
+    return "the values of a column are of different types"
 
 
 def _from_hub(config: DataConfig) -> _Raw:
@@ -286,7 +298,10 @@ def _with_validation(raw: _Raw, roles: Roles, fraction: float) -> _Raw:
     train = raw.splits["train"]
     held_out = _held_out(train, roles, fraction=fraction, ordered=raw.ordered)
     if not held_out or len(held_out) == len(train):
-        raise DataError(f"{raw.source}: {len(train)} examples are too few to hold out {fraction:g} for validation")
+        whole = f" that share one {roles.group_by}" if held_out and roles.group_by else ""
+        raise DataError(
+            f"{raw.source}: {len(train)} examples{whole} are too few to hold out {fraction:g} for validation"
+        )
     rest = sorted(set(range(len(train))) - set(held_out))
     return replace(raw, splits={**raw.splits, "train": train.select(rest), "validation": train.select(held_out)})
 

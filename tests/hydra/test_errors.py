@@ -166,6 +166,18 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [*LORA, "trainer.lr_scheduler_type=constant", "trainer.warmup_steps=100"],
         ["trainer: lr_scheduler_type=constant has no warm-up: set trainer.warmup_steps to 0"],
     ),
+    "steps between evaluations at epochs": (
+        [*LORA, "trainer.eval_steps=10"],
+        ["trainer: eval_steps=10 would do nothing: set trainer.eval_strategy to steps, which is epoch"],
+    ),
+    "how to recompute nothing": (
+        [*LORA, "trainer.gradient_checkpointing_kwargs={use_reentrant: true}"],
+        ["trainer: gradient_checkpointing_kwargs would do nothing without trainer.gradient_checkpointing"],
+    ),
+    "improvement that nobody waits for": (
+        [*LORA, "trainer.early_stopping_threshold=0.1"],
+        ["trainer: early_stopping_threshold would do nothing without trainer.early_stopping_patience"],
+    ),
     "warm-up of one step": (
         [*LORA, "trainer.max_steps=1", "trainer.warmup_steps=1"],
         ["trainer: warmup_steps=1 begins with a learning rate of 0, and the run has one step only"],

@@ -34,6 +34,11 @@ def test_label_that_training_has_not() -> None:
         pipeline_of("seq_cls").learn(Data(split, other, None, "here", ""))
 
 
+def test_one_class_is_nothing_to_learn() -> None:
+    with pytest.raises(DataError, match="here: every label of training is 'no', and a class needs another"):
+        pipeline_of("seq_cls").learn(data_of(ROWS[1:]))
+
+
 def test_labels_that_differ_by_blanks() -> None:
     with pytest.raises(DataError, match=r"here: labels that differ only by blanks around them: 'no', 'no '$"):
         pipeline_of("seq_cls").learn(data_of([*ROWS, {"text": "b", "label": "no "}]))

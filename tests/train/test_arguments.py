@@ -108,7 +108,7 @@ def test_nothing_to_choose_from_means_no_best(tmp_path: Path, without: str) -> N
 
 def test_checkpoints_and_evaluations_that_do_not_meet(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"trainer\.eval_strategy=steps and trainer\.save_strategy=epoch"):
-        made(tmp_path, save_strategy="epoch")
+        made(tmp_path, save_strategy="epoch", save_steps=500)
 
 
 @pytest.mark.parametrize(

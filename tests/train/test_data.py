@@ -113,6 +113,13 @@ def test_too_few_to_hold_out(tmp_path: Path) -> None:
         load(tmp_path / "a.tsv")
 
 
+def test_one_group_cannot_be_held_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "film,1\n" * 20)
+    roles = Roles(default=ROLES.default, required=ROLES.required, group_by="label")
+    with pytest.raises(DataError, match=r"20 examples that share one label are too few to hold out 0\.1"):
+        load(tmp_path / "a.csv", roles)
+
+
 def test_subsets(folder: Path) -> None:
     data = load(folder, max_train_samples=10, max_eval_samples=3)
     assert [len(split) for split in data.splits().values()] == [10, 3, 3]
@@ -226,7 +233,7 @@ class TestSavedDatasets:
 
 def test_values_of_different_types(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"text": "a", "label": 1}, {"text": "b", "label": "x"}]))
-    with pytest.raises(DataError, match="different types"):
+    with pytest.raises(DataError, match="column 'label' begins with 1, but row 2 has 'x', of another type"):
         load(tmp_path / "a.json")
 
 
@@ -307,6 +314,14 @@ class TestKeysThatWouldDoNothing:
         (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b"}\n' * 30)
         with pytest.raises(DataError, match=r"data\.header=True would do nothing: there is no CSV or TSV file"):
             load(tmp_path / "a.jsonl", header=True)
+
+    def test_of_a_share_beside_a_split(self, tmp_path: Path) -> None:
+        for name in ("train", "dev"):
+            (tmp_path / f"{name}.csv").write_text("text,label\na,1\nb,0\n")
+        with pytest.raises(
+            DataError, match=r"data\.validation_fraction=0\.3 would do nothing: .* has a validation split"
+        ):
+            load(tmp_path, validation_fraction=0.3)
 
     def test_of_files_beside_the_hub(self) -> None:
         with pytest.raises(DataError, match=r"data\.format=csv would do nothing: nobody/nothing is not a local file"):

@@ -58,6 +58,8 @@ class SeqClsPipeline(Pipeline):
             return {"num_labels": 1, "problem_type": "regression"}
         check_names({label for values in found.values() for label in values}, "labels", data.source)
         self.labels = ordered(set(found["train"]))
+        if len(self.labels) == 1:
+            raise DataError(f"{data.source}: every label of training is {self.labels[0]!r}, and a class needs another")
         for name, values in found.items():
             unknown = set(values) - set(self.labels)
             if unknown:
