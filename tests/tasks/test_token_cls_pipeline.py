@@ -10,6 +10,7 @@ from datasets import Sequence as ListOf
 
 from adapterkit.errors import DataError
 from adapterkit.tasks.token_cls.pipeline import tag_names
+from adapterkit.train.data import Data
 from tests.pipelines import data_of, pipeline_of
 
 ROWS = [
@@ -74,7 +75,6 @@ def test_scores_whole_entities() -> None:
         (["O", "S-PER"], None, ""),
         (["B-PER", "E-PER", "X"], None, "count as O in f1: X"),
         (["S-BAR", "NN"], "accuracy", ""),
-        (["O", "O"], "accuracy", ""),
     ],
 )
 def test_entities_are_known_by_their_tags(tags, metric, told, caplog) -> None:
@@ -96,7 +96,24 @@ def test_tag_numbers_get_their_names() -> None:
     assert tag_names(Dataset.from_dict({"tokens": [["a", "b"]], "tags": [[1, 0]]}, features)) == [["B-X", "O"]]
 
 
+@pytest.mark.parametrize("row", [{"tokens": "a b", "tags": ["O", "O"]}, {"tokens": ["a", "b"], "tags": "O O"}])
+def test_words_in_one_text_are_refused(row) -> None:
+    with pytest.raises(DataError, match=r"here \(train\): '\w+' must hold lists, one entry a word, but row 1 has '"):
+        pipeline_of("token_cls", data_of([row]))
+
+
+def test_tags_that_training_has_not_are_told(caplog) -> None:
+    train, held_out = Dataset.from_list(ROWS[1:]), Dataset.from_list(ROWS)
+    pipeline_of("token_cls", Data(train, held_out, None, "here", ""))
+    assert "tags of validation that training has not, and that cannot be learnt: B-PER, I-PER" in caplog.text
+
+
+def test_one_tag_is_nothing_to_learn() -> None:
+    with pytest.raises(DataError, match="here: every tag of training is 'O', and a tag needs another"):
+        pipeline_of("token_cls", data_of([{"tokens": ["a", "b"], "tags": ["O", "O"]}]))
+
+
 def test_more_tags_than_words() -> None:
-    data = data_of([{"tokens": ["a"], "tags": ["O", "O"]}])
+    data = data_of([{"tokens": ["a"], "tags": ["O", "B-X"]}])
     with pytest.raises(DataError, match="1 tokens have 2 tags: a"):
         pipeline_of("token_cls", data).features(data.train)

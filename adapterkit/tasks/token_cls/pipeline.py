@@ -18,7 +18,7 @@ from adapterkit.train import metrics
 from adapterkit.train.builtin import entities
 from adapterkit.train.data import Data
 from adapterkit.train.pipeline import IGNORED, Batch, Encoded, Pipeline, first, own_positions
-from adapterkit.train.values import check_names
+from adapterkit.train.values import check_names, listed
 
 logger = logging.getLogger("adapterkit")
 
@@ -49,8 +49,12 @@ class TokenClsPipeline(Pipeline):
 
     @override
     def learn(self, data: Data) -> dict[str, Any]:
+        for name, split in data.splits().items():
+            for role in self.required:
+                _check_lists(split[role], f"{data.source} ({name}): {role!r}")
         found = {name: {tag for row in tag_names(split) for tag in row} for name, split in data.splits().items()}
         check_names(set().union(*found.values()), "tags", data.source)
+        _check_training(found, data.source)
         self.tags = sorted(set().union(*found.values()), key=lambda tag: (tag != "O", tag.partition("-")[::-1]))
         marked = [tag for tag in self.tags if metrics.is_entity(tag)]
         others = [tag for tag in self.tags if tag not in ("O", *marked)]
@@ -119,6 +123,24 @@ class TokenClsPipeline(Pipeline):
         answer = seen.most_common(1)[0][0]
         wanted = held_out.rows["labels"]
         return self.score([np.full(len(row), answer) for row in wanted], wanted, held_out)
+
+
+def _check_lists(values: Sequence[Any], what: str) -> None:
+    wrong = [(row, value) for row, value in enumerate(values, start=1) if not isinstance(value, list)]
+    if wrong:
+        raise DataError(f"{what} must hold lists, one entry a word, but {listed(wrong)}")
+
+
+def _check_training(found: Mapping[str, set[str]], source: str) -> None:
+    """
+    Raises:
+        DataError: training has one tag only.
+    """
+    if len(found["train"]) == 1:
+        raise DataError(f"{source}: every tag of training is {next(iter(found['train']))!r}, and a tag needs another")
+    for name, tags in found.items():
+        if unknown := sorted(tags - found["train"]):
+            logger.warning("tags of %s that training has not, and that cannot be learnt: %s", name, ", ".join(unknown))
 
 
 def tag_names(split: Dataset) -> list[list[str]]:
