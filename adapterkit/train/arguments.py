@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
-from transformers.training_args import ParallelMode
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from adapterkit import launcher, optimizers
 from adapterkit.config.choices import LOGGERS, WITHOUT_WARM_UP
@@ -135,6 +135,17 @@ def fit_warm_up(args: TrainingArguments, trainer: TrainerConfig, steps: int) -> 
             trainer.warmup_steps,
             steps,
         )
+
+
+def check_optimizer(args: TrainingArguments, model: Any) -> None:
+    """
+    Raises:
+        ConfigError: what the optimizer needs is not there.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, model)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"trainer.optim={OptimizerNames(args.optim).value}: {error}") from error
 
 
 def check_loggers(names: Sequence[str]) -> None:

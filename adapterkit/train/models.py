@@ -244,7 +244,7 @@ def _explained(name: str, task: TaskConfig, *, key: str = "name_or_path") -> Ite
         yield
     except ConfigError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # the last: kernels of attn_implementation, modules of its code
         raise ConfigError(f"model.{key}={name} cannot be loaded for task {task.name}: {_first_line(error)}") from error
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adapterkit.config.run import DataConfig
 from adapterkit.config.task import TaskConfig
-from adapterkit.errors import DataError
+from adapterkit.errors import ConfigError, DataError
 from adapterkit.train.columns import Roles
 from adapterkit.train.data import Data
 
@@ -117,10 +117,24 @@ class Pipeline(ABC):
         return None
 
     def fit_into(self, base: Any, virtual_tokens: int) -> None:
-        """Cut inputs to what the base model has positions for, beside the virtual tokens of a prompt."""
+        """Cut inputs to what the base model has positions for, beside the virtual tokens of a prompt.
+
+        Raises:
+            ConfigError: no token of a text is left.
+        """
         positions = getattr(base.config, "max_position_embeddings", None)
+        special = self.tokenizer.num_special_tokens_to_add()
+        if self.max_length <= special:
+            raise ConfigError(
+                f"data.max_length={self.config.max_length}: no token of a text fits in beside {special} special ones"
+            )
         if isinstance(positions, int):
             self.max_length = min(self.max_length, positions - virtual_tokens)
+        if self.max_length <= special:
+            raise ConfigError(
+                f"method.num_virtual_tokens={virtual_tokens}: the model has {positions} positions, which leaves no "
+                f"token of a text beside {special} special ones"
+            )
 
     def learn(self, data: Data) -> dict[str, Any]:
         """What the data says about the model: options of its configuration such as ``num_labels``."""

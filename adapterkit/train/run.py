@@ -20,7 +20,7 @@ from adapterkit.files import remove_unused
 from adapterkit.model import PeftModel
 from adapterkit.optimizers import optimizer_for
 from adapterkit.train import fingerprints, layout, plots, processes, resume, screen
-from adapterkit.train.arguments import fit_warm_up, more_is_better, steps_of, training_arguments
+from adapterkit.train.arguments import check_optimizer, fit_warm_up, more_is_better, steps_of, training_arguments
 from adapterkit.train.beginning import start_from_data
 from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory, logger, logging_to
 from adapterkit.train.inputs import Inputs, read_inputs
@@ -193,6 +193,8 @@ def make_trainer(
     optimizer = optimizer_for(prepared.model, config.trainer, args)  # before anything looks at what is trained
     if optimizer is not None:
         _note_trained(record, prepared.model)
+    else:
+        check_optimizer(args, prepared.model)
     sharded = bool(config.trainer.fsdp or config.trainer.deepspeed)
     callbacks = [MovementCheck(prepared.model, steps=config.trainer.check_steps, sharded=sharded)]
     if record.writes:

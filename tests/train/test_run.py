@@ -352,3 +352,35 @@ def test_a_schedule_that_needs_more_steps_is_refused_before_them(tmp_path: Path)
     with pytest.raises(ConfigError, match="method: AdaLoRA: tinit=9 and tfinal=0 leave no step of 8"):
         run(short_run("seq_cls", "adalora", method={"tinit": 9}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("lora", {"data": {"max_length": 2}}, r"data\.max_length=2: no token of a text fits in beside 2 special ones"),
+        (
+            "prefix_tuning",
+            {"method": {"num_virtual_tokens": 999}},
+            r"method\.num_virtual_tokens=999: the model has \d+ positions, which leaves no token of a text",
+        ),
+    ],
+)
+def test_texts_without_a_token_are_refused(tmp_path: Path, method: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(short_run("seq_cls", method, **changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainer": {"optim": "schedule_free_sgd"}}, r"trainer\.optim=schedule_free_sgd: .*schedulefree"),
+        ({"model": {"attn_implementation": "flash_attention_2"}}, r"model\.name_or_path=builtin:bert .*FlashAttention2"),
+    ],
+)
+def test_packages_that_are_not_installed_are_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(short_run(**changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
