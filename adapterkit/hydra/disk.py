@@ -51,7 +51,9 @@ def _unusable(data: Mapping[str, Any], where: Where) -> Iterator[Problem]:
         if isinstance(file, str) and (fault := _no_object(Path(file).expanduser())):
             yield Problem(place, f"{file}: {fault}", where(place))
     if isinstance(deepspeed, str) and importlib.util.find_spec("deepspeed") is None:
-        yield Problem("trainer.deepspeed", "deepspeed is not installed: pip install deepspeed", where("trainer.deepspeed"))
+        yield Problem(
+            "trainer.deepspeed", "deepspeed is not installed: pip install deepspeed", where("trainer.deepspeed")
+        )
 
 
 def _at(data: Mapping[str, Any], place: str) -> Any:

@@ -375,12 +375,18 @@ def test_texts_without_a_token_are_refused(tmp_path: Path, method: str, changes:
     ("changes", "message"),
     [
         ({"trainer": {"optim": "schedule_free_sgd"}}, r"trainer\.optim=schedule_free_sgd: .*schedulefree"),
-        ({"model": {"attn_implementation": "flash_attention_2"}}, r"model\.name_or_path=builtin:bert .*FlashAttention2"),
+        (
+            {"model": {"attn_implementation": "flash_attention_2"}},
+            r"model\.name_or_path=builtin:bert .*FlashAttention2",
+        ),
     ],
 )
-def test_packages_that_are_not_installed_are_named(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_packages_that_are_not_installed_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(short_run(**changes), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.name_or_path=builtin:bert: an encoder, .* needs a decoder"):
+        run(short_run("causal_lm", model={"name_or_path": "builtin:bert"}), tmp_path / "run", quiet=True)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
 from typing_extensions import override
 
-from adapterkit.errors import DataError
+from adapterkit.errors import ConfigError, DataError
 from adapterkit.train.builtin import stories
 from adapterkit.train.data import Data
 from adapterkit.train.pipeline import IGNORED, Batch, Encoded, Pipeline, first, own_positions
@@ -51,6 +52,15 @@ class CausalLmPipeline(Pipeline):
                 f"Set data.columns.text=<column>. Found: {', '.join(there) or 'none of them'}"
             )
         return {}
+
+    @override
+    def fit_into(self, base: Any, virtual_tokens: int) -> None:
+        if type(base.config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(base.config, "is_decoder", False):
+            raise ConfigError(
+                f"model.name_or_path={base.name_or_path}: an encoder, each of whose tokens sees those after it, so "
+                "that there is nothing to predict; causal_lm needs a decoder"
+            )
+        super().fit_into(base, virtual_tokens)
 
     @override
     def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
