@@ -150,8 +150,8 @@ Strategy = Literal["no", "steps", "epoch"]
 def _known_to_fsdp(options: str) -> str:
     for word in options.split():
         if word not in FSDP_OPTIONS:
-            near = did_you_mean(word, FSDP_OPTIONS)
-            raise ValueError(f"no option {word!r}{near} Options: {', '.join(FSDP_OPTIONS)}")
+            near = did_you_mean(word, FSDP_OPTIONS) or f"; options: {', '.join(FSDP_OPTIONS)}"
+            raise ValueError(f"no option {word!r}{near}")
     return options
 
 

@@ -160,7 +160,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "option of FSDP": (
         [*LORA, "trainer.fsdp=full_shrad"],
-        ["trainer.fsdp: no option", "'full_shard'"],
+        ["trainer.fsdp: must be a valid boolean", "no option 'full_shrad'; did you mean 'full_shard'?"],
     ),
     "constant rate with a warm-up": (
         [*LORA, "trainer.lr_scheduler_type=constant", "trainer.warmup_steps=100"],
