@@ -240,22 +240,22 @@ class TestDryRun:
         assert not list(tmp_path.iterdir())
 
 
-class Misspelt(LayerAdapter):
-    """A third party's, that is never called."""
+class Unused(LayerAdapter):
+    """A third party's, whose forward leaves its parameter out."""
 
     def __init__(self, config: LayerConfig, layer: LayerView) -> None:
         super().__init__(config, layer)
         self.scale = nn.Parameter(torch.ones(layer.out_features))
 
-    def adapt_outputs(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return y * self.scale
+    def adapt_output(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return y.clone()
 
 
-class MisspeltConfig(LayerConfig):
+class UnusedConfig(LayerConfig):
     """A third party's config."""
 
-    adapter: ClassVar[str] = "tests.train.test_run:Misspelt"
-    peft_type: Literal["MISSPELT"] = "MISSPELT"
+    adapter: ClassVar[str] = "tests.train.test_run:Unused"
+    peft_type: Literal["UNUSED"] = "UNUSED"
 
 
 class TestFailure:
@@ -269,7 +269,7 @@ class TestFailure:
     def test_adapter_that_is_not_used_in_a_run_of_two_steps(self, task: str, message: str, tmp_path: Path) -> None:
         trainer = {**SHORT["trainer"], "max_steps": 2, "load_best_model_at_end": False}  # nothing loads such a method
         sections = {**SHORT, "trainer": trainer, "method": {}, "task": {}}
-        config = run_config(MisspeltConfig, tasks[task]).model_validate(sections)
+        config = run_config(UnusedConfig, tasks[task]).model_validate(sections)
         with pytest.raises(CheckFailedError, match=message):
             run(config, tmp_path, quiet=True)
         assert not (tmp_path / layout.ADAPTER).exists()
