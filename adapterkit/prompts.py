@@ -90,7 +90,7 @@ def _check_claims(implementation: type[PromptAdapter], config: PromptConfig) -> 
 def _check_place(place: str, config: PromptConfig, model: nn.Module) -> None:
     """Whether a model has what the tokens go into."""
     taken, needed = parameters_of(model), "past_key_values" if place == "cache" else "inputs_embeds"
-    if needed not in taken:
+    if needed not in taken and not _takes_anything(model):
         raise CapabilityError(
             f"{config.peft_type}: {type(model).__name__} takes no {needed}, which the prompt has to go into"
         )
@@ -99,6 +99,12 @@ def _check_place(place: str, config: PromptConfig, model: nn.Module) -> None:
             f"{config.peft_type}: {type(model).__name__} has no input embeddings (get_input_embeddings), which the "
             "prompt has to go before"
         )
+
+
+def _takes_anything(model: nn.Module) -> bool:
+    """Whether a forward names none of its inputs, as one that hands all of them on to another."""
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    return bool(kinds) and set(kinds) <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 @torch.no_grad()

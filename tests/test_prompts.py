@@ -256,6 +256,24 @@ class Unsaid(Blind):
         raise NotImplementedError
 
 
+class Passing(Blind):
+    """A model that hands all of its inputs on, whatever they are."""
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.inner(*args, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.inner.get_input_embeddings()
+
+
+def test_what_names_none_of_its_inputs_takes_a_prompt() -> None:
+    logits = []
+    for base in (Passing(), llama()):
+        torch.manual_seed(0)
+        logits.append(get_peft_model(base, PROMPT).eval()(input_ids=torch.tensor([[3, 4, 5]])).logits)
+    torch.testing.assert_close(logits[0], logits[1])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [(Blind, "Blind has no input embeddings"), (Unsaid, "Unsaid has no input emb"), (Closed, "Closed takes no inputs")],

@@ -9,6 +9,7 @@ import torch
 
 import adapterkit
 from tests.models import batch, net
+from tests.parity.bases import llama
 from tests.parity.helpers import add_noise, peft, quiet
 
 X = batch()
@@ -125,9 +126,7 @@ def test_disabling_for_a_block_leaves_it_disabled(both):
 
 
 def test_the_tuner_refuses_to_merge_a_prompt_as_the_model_does():
-    model = adapterkit.get_peft_model(
-        net(), adapterkit.PromptTuningConfig(num_virtual_tokens=2, token_dim=8, num_layers=1, num_attention_heads=1)
-    )
+    model = adapterkit.get_peft_model(llama(), adapterkit.PromptTuningConfig(num_virtual_tokens=2))
     for place in (model, model.base_model):
         with pytest.raises(adapterkit.errors.CapabilityError, match="PROMPT_TUNING cannot merge"):
             place.merge_adapter()
