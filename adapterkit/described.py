@@ -104,9 +104,9 @@ class Described(nn.Module):
 
     @staticmethod
     def _prompts() -> Any:
-        from adapterkit import prompts
+        from adapterkit.prompts import around
 
-        return prompts
+        return around
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """The numbers of trainable and of all parameters; a 4-bit parameter counts for the numbers it stores."""

@@ -129,7 +129,7 @@ def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, 
         return current(directory / (subfolder or "") / filename)
     from huggingface_hub import hf_hub_download
 
-    from adapterkit.hub_errors import explained
+    from adapterkit.hub.errors import explained
 
     wanted = f"{subfolder}/{filename}" if subfolder else filename
     with explained(str(model_id), revision=hub.get("revision"), wanted=wanted):

@@ -13,10 +13,10 @@ from torch import nn
 
 from adapterkit import checkpoint, saving
 from adapterkit.architectures import model_path
-from adapterkit.card import write_card
 from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
-from adapterkit.hub import upload
+from adapterkit.hub.card import write_card
+from adapterkit.hub.uploading import upload
 from adapterkit.identity import check_base, identity
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.module import set_training

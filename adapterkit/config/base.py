@@ -233,7 +233,7 @@ class PeftConfig(StrictModel):
             CheckpointError: the Hub refuses, or cannot be reached.
         """
         message = {"commit_message": options.pop("commit_message", None) or "Upload config"}
-        return resolve("adapterkit.hub:upload")(self.save_pretrained, repo_id, token, **message, **options)
+        return resolve("adapterkit.hub.uploading:upload")(self.save_pretrained, repo_id, token, **message, **options)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, allow_unknown: Iterable[str] = (), source: str = "config") -> Self:

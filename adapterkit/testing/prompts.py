@@ -17,7 +17,7 @@ from adapterkit.checkpoint import get_peft_model_state_dict
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError
 from adapterkit.model import PeftModel
-from adapterkit.prompts import with_sizes
+from adapterkit.prompts.around import with_sizes
 from adapterkit.testing.case import frozen_state, same
 from adapterkit.testing.configs import ConfigLaws
 from adapterkit.testing.elsewhere import GPU, Elsewhere

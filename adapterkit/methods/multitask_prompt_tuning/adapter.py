@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from adapterkit.errors import CheckpointError
 from adapterkit.nn.adapter import PromptAdapter
-from adapterkit.vocabulary import start_from_words, text_tokens
+from adapterkit.prompts.words import start_from_words, text_tokens
 
 if TYPE_CHECKING:
     from adapterkit.methods.multitask_prompt_tuning.config import MultitaskPromptTuningConfig

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 from torch import nn
 
 from adapterkit.nn.adapter import PromptAdapter
-from adapterkit.vocabulary import sampled_tokens, start_from_words, text_tokens
+from adapterkit.prompts.words import sampled_tokens, start_from_words, text_tokens
 
 if TYPE_CHECKING:
     from adapterkit.methods.prompt_tuning.config import PromptTuningConfig

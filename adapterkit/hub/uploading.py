@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from adapterkit.card import CARD_NAME
-from adapterkit.hub_errors import explained
+from adapterkit.hub.card import CARD_NAME
+from adapterkit.hub.errors import explained
 
 
 def upload(

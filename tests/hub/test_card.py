@@ -10,8 +10,8 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 import adapterkit
 from adapterkit import LoraConfig, get_peft_model
-from adapterkit.card import read_card, write_card
 from adapterkit.errors import CheckpointError
+from adapterkit.hub.card import read_card, write_card
 from tests.parity.helpers import peft, quiet
 
 SIZES = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 16}

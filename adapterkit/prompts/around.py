@@ -17,7 +17,7 @@ from adapterkit.errors import BrokenPluginError, CapabilityError, StateError
 from adapterkit.making import seeded
 from adapterkit.nn.adapter import Place, PromptAdapter
 from adapterkit.nn.storage import device_of
-from adapterkit.prompt_places import (
+from adapterkit.prompts.places import (
     Sizes,
     empty_cache,
     filled,
@@ -26,10 +26,8 @@ from adapterkit.prompt_places import (
     into_embeddings,
     left_padded,
 )
-from adapterkit.prompt_sizes import with_sizes as with_sizes
-from adapterkit.registry import declared_as
-from adapterkit.tying import embedding_of
-from adapterkit.virtual_tokens import (
+from adapterkit.prompts.sizes import with_sizes as with_sizes
+from adapterkit.prompts.tokens import (
     Inputs,
     VirtualTokens,
     gather,
@@ -38,6 +36,8 @@ from adapterkit.virtual_tokens import (
     parameters_of,
     takes_positions,
 )
+from adapterkit.registry import declared_as
+from adapterkit.tying import embedding_of
 
 if TYPE_CHECKING:
     from adapterkit.model import PeftModel

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.prompt_sizes import layer_sizes
-from adapterkit.virtual_tokens import (
+from adapterkit.prompts.sizes import layer_sizes
+from adapterkit.prompts.tokens import (
     Inputs,
     VirtualTokens,
     is_encoder_decoder,

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: uploading, the model card, and what its refusals mean."""
