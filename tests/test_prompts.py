@@ -230,6 +230,17 @@ def test_what_takes_no_cache_is_refused() -> None:
         get_peft_model(base, PREFIX.model_copy(update={"task_type": "SEQ_CLS"}))
 
 
+@pytest.mark.parametrize("family", ["Albert", "Electra"])
+def test_prompts_are_as_wide_as_the_embeddings(family: str) -> None:
+    sizes = {"embedding_size": 8, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = getattr(hf, f"{family}Config")(vocab_size=50, num_hidden_layers=2, **sizes)
+    base = hf.AutoModelForSequenceClassification.from_config(config)
+    model = get_peft_model(base, PROMPT.model_copy(update={"task_type": "SEQ_CLS"}))
+    assert model.peft_config["default"].token_dim == 8
+    model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([0])).loss.backward()
+    assert model.prompt_encoder["default"].embedding.weight.grad.abs().sum() > 0
+
+
 class Blind(nn.Module):
     """A model that says nothing of its input embeddings."""
 

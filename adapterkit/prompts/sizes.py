@@ -10,6 +10,7 @@ from torch import nn
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import ConfigError
 from adapterkit.registry import tasks
+from adapterkit.tying import embedding_of
 
 SIZE_NAMES: Mapping[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),
@@ -30,8 +31,9 @@ def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) ->
     held: Any = getattr(model, "config", None)
     text = held.get_text_config() if hasattr(held, "get_text_config") else held
     sizes: dict[str, Any] = {}
+    given = {} if config.adapter_class().place == "cache" else {"token_dim": _embedding_width(model)}
     for field, names in SIZE_NAMES.items():
-        found = (getattr(text, name, None) for name in names)
+        found = (given.get(field), *(getattr(text, name, None) for name in names))
         sizes[field] = getattr(config, field) or next((size for size in found if size is not None), None)
     missing = [field for field, size in sizes.items() if size is None]
     if missing:
@@ -44,6 +46,11 @@ def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) ->
     halves = 1 if task is None else tasks[task.lower()].wrapper_class().halves
     sizes["num_transformer_submodules"] = config.num_transformer_submodules or halves
     return config.model_copy(update=sizes)
+
+
+def _embedding_width(model: nn.Module) -> int | None:
+    """The width of a model's input embeddings, which may be narrower than its layers (ALBERT, ELECTRA)."""
+    return getattr(embedding_of(model), "embedding_dim", None)
 
 
 def _cache_sizes(config: PromptConfig, text: Any, sizes: Mapping[str, int]) -> dict[str, int]:
