@@ -157,6 +157,10 @@ class Pipeline(ABC):
     def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """The features of some examples, both in columns; may return more or fewer rows than it is given."""
 
+    def cut(self, examples: Dataset) -> Mapping[str, str]:
+        """The columns of features in which texts are cut off, and the key of ``data`` that says where."""
+        return {"input_ids": "max_length"}
+
     @abstractmethod
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """One batch of inputs for the model, padded to its longest row."""

@@ -19,7 +19,7 @@ from adapterkit.errors import ConfigError, StateError
 from adapterkit.files import remove_unused
 from adapterkit.model import PeftModel
 from adapterkit.optimizers import optimizer_for
-from adapterkit.train import fingerprints, layout, plots, processes, resume, screen
+from adapterkit.train import fingerprints, layout, lengths, plots, processes, resume, screen
 from adapterkit.train.arguments import check_optimizer, fit_warm_up, more_is_better, steps_of, training_arguments
 from adapterkit.train.beginning import start_from_data
 from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory, logger, logging_to
@@ -131,6 +131,8 @@ def _fit(config: RunConfig, prepared: Prepared, record: RunDirectory, checkpoint
     with record.timed("features"):
         encoded = {split: inputs.features(split) for split in inputs.data.splits()}
         train, validation, test = encoded["train"], encoded["validation"], encoded.get("test")
+        for line in lengths.told(pipeline, encoded.values()):
+            logger.warning(line)
     with record.timed("start"):
         if start_from_data(config, model, pipeline, train):
             _note_trained(record, model)

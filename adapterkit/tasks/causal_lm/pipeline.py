@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
@@ -61,6 +62,10 @@ class CausalLmPipeline(Pipeline):
                 "that there is nothing to predict; causal_lm needs a decoder"
             )
         super().fit_into(base, virtual_tokens)
+
+    @override
+    def cut(self, examples: Dataset) -> Mapping[str, str]:
+        return super().cut(examples) if "prompt" in examples.column_names else {}  # blocks lose nothing
 
     @override
     def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
@@ -40,6 +41,10 @@ class FeatureExtractionPipeline(Pipeline):
     @classmethod
     def builtin(cls) -> Mapping[str, list[dict[str, Any]]]:
         return similarity.make()
+
+    @override
+    def cut(self, examples: Dataset) -> Mapping[str, str]:
+        return dict.fromkeys(self.texts, "max_length")
 
     @override
     def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

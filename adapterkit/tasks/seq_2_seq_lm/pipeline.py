@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from typing_extensions import override
 
@@ -32,6 +33,10 @@ class Seq2SeqLmPipeline(Pipeline):
     @classmethod
     def builtin(cls) -> Mapping[str, list[dict[str, Any]]]:
         return rewrites.make()
+
+    @override
+    def cut(self, examples: Dataset) -> Mapping[str, str]:
+        return {"input_ids": "max_length", "labels": "max_target_length"}
 
     @override
     def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
