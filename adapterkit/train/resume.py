@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +181,27 @@ def latest(run: Path) -> Path | None:
 
 def newest_unfinished(config: RunConfig, directory: Path) -> Path | None:
     """The run that ``resume=auto`` goes on with."""
+    return _newest(run for run in _unfinished(directory) if same_config(config, run))
+
+
+def passed_over(config: RunConfig, directory: Path) -> str | None:
+    """What to tell where ``resume=auto`` has found nothing to go on with but a run that had other settings."""
+    if config.resume != "auto" or (found := _newest(_unfinished(directory))) is None:
+        return None
+    changed = differences(read_config(found), json.loads(config.model_dump_json()))
+    return f"resume=auto: begun anew, as the unfinished run {found} had other settings: {', '.join(changed)}"
+
+
+def _unfinished(directory: Path) -> list[Path]:
+    """The runs in a directory, beside it and one level above that did not end and are not running."""
     roots = (directory.parent, directory.parent.parent)
     manifests = {
         path.resolve() for root in roots for depth in ("*", "*/*") for path in root.glob(f"{depth}/{MANIFEST}")
     }
-    runs = [path.parent for path in manifests if is_unfinished(path.parent) and same_config(config, path.parent)]
+    return [path.parent for path in manifests if is_unfinished(path.parent) and path.with_name(CONFIG).is_file()]
+
+
+def _newest(runs: Iterable[Path]) -> Path | None:
     return max(runs, key=lambda run: str(read_manifest(run).get("started", "")), default=None)
 
 

@@ -66,10 +66,13 @@ def run(
         where, checkpoint = processes.agreed(lambda: resume.choose(config, directory))
         if where != directory:
             remove_unused(directory)  # Hydra made it
+        goes_on, passed = resume.goes_on(config, where), resume.passed_over(config, where)
         record = RunDirectory(where, config)
-        with _console(quiet or not record.writes), record.recording(resumed=resume.goes_on(config, where)):
+        with _console(quiet or not record.writes), record.recording(resumed=goes_on):
             if checkpoint is not None:
                 logger.info("going on in %s from step %d", where, resume.step_of(checkpoint))
+            elif passed and not goes_on:
+                logger.info(passed)
             prepared = prepare(config, record, load=load, read=read)
             if checkpoint is not None:
                 resume.check_data(where, checkpoint, record.manifest["data"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -290,6 +291,17 @@ def test_a_run_that_was_moved_ends_with_its_own_best(
 class TestChoice:
     def test_auto_without_a_run_begins_anew(self, tmp_path: Path) -> None:
         assert resume.choose(short_run(resume="auto"), tmp_path / "a" / "b") == (tmp_path / "a" / "b", None)
+
+    def test_auto_says_what_it_passes_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        interrupted(monkeypatch, tmp_path / "day" / "first", step=4)
+        short = {"trainer": {"max_steps": 4}}
+        with caplog.at_level(logging.INFO, "adapterkit"):
+            summary = run(short_run(**short, seed=5, resume="auto"), tmp_path / "day" / "second", quiet=True)
+        assert summary["directory"] == str(tmp_path / "day" / "second")
+        assert f"begun anew, as the unfinished run {tmp_path / 'day' / 'first'} had other settings" in caplog.text
+        assert "seed" in caplog.text
 
     def test_other_settings_are_refused_by_name(self, whole: Path, tmp_path: Path) -> None:
         changed = short_run(**CHANGES, resume=str(whole), seed=5)
