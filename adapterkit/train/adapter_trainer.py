@@ -18,7 +18,7 @@ from transformers.utils.generic import can_return_loss, find_labels
 from typing_extensions import override
 
 from adapterkit.checkpoint import parts_of
-from adapterkit.errors import CheckFailedError
+from adapterkit.errors import CapabilityError, CheckFailedError
 from adapterkit.model import PeftModel
 from adapterkit.schedules import Schedules
 from adapterkit.train import schedules
@@ -39,12 +39,18 @@ class AdapterTrainer(Trainer):
     processes train together even where the model was evaluated first.
 
     Other trainers become like it by ``class MyTrainer(AdapterTrainer, Seq2SeqTrainer)``.
+
+    Raises:
+        CapabilityError: the model is no `PeftModel`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given: Any = args[0] if args else kwargs.get("model")
-        if given is not None and getattr(given.get_base_model(), "is_quantized", False):
-            given._hf_peft_config_loaded = True  # what Trainer asks of a quantised model
+        if given is not None:
+            if not hasattr(given, "get_base_model"):
+                raise CapabilityError(f"AdapterTrainer trains a PeftModel, and this is a {type(given).__name__}")
+            if getattr(given.get_base_model(), "is_quantized", False):
+                given._hf_peft_config_loaded = True  # what Trainer asks of a quantised model
         super().__init__(*args, **kwargs)
         self.add_callback(schedules.ScheduleSteps())
         base = self.adapted.get_base_model()

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 import adapterkit
 from adapterkit import AdaLoraConfig, AdapterTrainer, PeftModel
+from adapterkit.errors import CapabilityError
 from tests.parity.bases import IDS, llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
@@ -137,3 +138,8 @@ def test_ranks_are_allocated_on_the_way(tmp_path: Path) -> None:
     trained(AdapterTrainer, model, tmp_path / "run")
     ranks = [int((p != 0).sum()) for name, p in model.named_parameters() if "lora_E" in name]
     assert sum(ranks) < 4 * len(ranks)
+
+
+def test_a_model_without_adapters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CapabilityError, match="trains a PeftModel, and this is a LlamaForCausalLM"):
+        AdapterTrainer(llama(), arguments(tmp_path), train_dataset=Rows(), eval_dataset=Rows())
