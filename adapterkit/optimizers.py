@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import AdamW, Optimizer
 from transformers import Trainer, TrainingArguments
 
-from adapterkit.config.run import TrainerConfig
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import ConfigError
 from adapterkit.model import PeftModel
 from adapterkit.registry import referenced, resolve

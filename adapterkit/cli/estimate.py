@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from adapterkit.cli.listing import columns
-from adapterkit.config.run import TrainerConfig
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import EXIT_OK, ConfigError, did_you_mean
 from adapterkit.registry import tasks
 

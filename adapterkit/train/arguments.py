@@ -17,8 +17,9 @@ from transformers.training_args import OptimizerNames, ParallelMode
 
 from adapterkit import launcher, optimizers
 from adapterkit.config.choices import LOGGERS, WITHOUT_WARM_UP
-from adapterkit.config.run import RunConfig, TrainerConfig
+from adapterkit.config.run import RunConfig
 from adapterkit.config.task import TaskConfig, less_is_better
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import ConfigError
 
 logger = logging.getLogger("adapterkit")

@@ -10,7 +10,7 @@ import transformers
 
 from adapterkit import get_peft_model
 from adapterkit.cli.estimate import count, measure
-from adapterkit.config.run import TrainerConfig
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import ConfigError, TargetError
 from adapterkit.registry import KINDS, methods, tasks
 from tests.commandline import LORA, command, in_new_process

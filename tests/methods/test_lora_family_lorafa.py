@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adapterkit import IA3Config, LoraConfig, create_lorafa_optimizer, get_peft_model
-from adapterkit.config.run import TrainerConfig
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import CapabilityError, ConfigError
 from adapterkit.optimizers import optimizer_for
 

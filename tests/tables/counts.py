@@ -13,7 +13,7 @@ from torch import Tensor
 import adapterkit
 from adapterkit.cli.estimate import count
 from adapterkit.config.base import PeftConfig
-from adapterkit.config.run import TrainerConfig
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.registry import methods
 
 ROOT = Path(__file__).parents[1]

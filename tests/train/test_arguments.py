@@ -15,7 +15,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from adapterkit.config.choices import BUILTIN_FAMILIES, BUILTIN_PREFIX, EVALUATING, Optimizer, Scheduler
-from adapterkit.config.run import TrainerConfig
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import ConfigError
 from adapterkit.registry import tasks
 from adapterkit.train import arguments, tiny

@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from adapterkit import AdaLoraConfig
-from adapterkit.config.run import TrainerConfig, run_config
+from adapterkit.config.run import run_config
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.registry import tasks
 from adapterkit.train.models import load_base
 from adapterkit.train.run import run
