@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch import nn
 
+from adapterkit import launcher
 from adapterkit.registry import KINDS
 
 PACKAGES = ("adapterkit", "torch", "transformers", "accelerate", "datasets", "safetensors", "pydantic", "hydra-core")
@@ -48,9 +49,9 @@ def machine() -> dict[str, Any]:
 
 
 def process() -> dict[str, Any]:
-    """Which process a run is made by."""
+    """Which process a run is made by, of how many that train together."""
     began = psutil.Process().create_time()
-    return {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "argv": sys.argv}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "of": launcher.count(), "argv": sys.argv}
 
 
 def base_fingerprint(model: nn.Module) -> str:

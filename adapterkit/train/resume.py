@@ -144,22 +144,29 @@ def _is_filled(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
-def check_data(run: Path, checkpoint: Path, now: dict[str, Any]) -> None:
+def check_same(run: Path, checkpoint: Path, now: dict[str, Any]) -> None:
     """
     Args:
         run: the run that goes on.
         checkpoint: where it goes on from.
-        now: source and fingerprint of the data as they are.
+        now: the manifest as it will be: data and processes as they are.
 
     Raises:
-        ConfigError: the run began with other data.
+        ConfigError: the run began with other data, or with another number of processes.
     """
-    before = read_manifest(run).get("data", {})
-    if before.get("fingerprint") != now["fingerprint"]:
+    before = read_manifest(run)
+    then, data = before.get("data", {}), now["data"]
+    if then.get("fingerprint") != data["fingerprint"]:
         raise ConfigError(
-            f"resume={run}: the data have changed since step {step_of(checkpoint)}: {before.get('source')} had the "
-            f"fingerprint {str(before.get('fingerprint'))[:12]}, {now['source']} has {now['fingerprint'][:12]}. Put "
+            f"resume={run}: the data have changed since step {step_of(checkpoint)}: {then.get('source')} had the "
+            f"fingerprint {str(then.get('fingerprint'))[:12]}, {data['source']} has {data['fingerprint'][:12]}. Put "
             "the data back as they were, or begin a new run without resume"
+        )
+    count, of = before.get("process", {}).get("of", 1), now["process"]["of"]
+    if count != of:
+        raise ConfigError(
+            f"resume={run}: {count} processes trained together until step {step_of(checkpoint)}, and {of} would go on, "
+            f"with other batches. Start {count}, or begin a new run without resume"
         )
 
 

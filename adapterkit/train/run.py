@@ -75,7 +75,7 @@ def run(
                 logger.info(passed)
             prepared = prepare(config, record, load=load, read=read)
             if checkpoint is not None:
-                resume.check_data(where, checkpoint, record.manifest["data"])
+                resume.check_same(where, checkpoint, record.manifest)
             if not config.dry_run:
                 _fit(config, prepared, record, checkpoint)
     result = {**record.summary, "directory": str(where)}

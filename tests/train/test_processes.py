@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from adapterkit.errors import ConfigError
 from adapterkit.train import layout
 from adapterkit.train.run import run
 from tests.training import short_run, trained
@@ -111,6 +112,8 @@ def test_two_processes_go_on(tmp_path: Path, single: Path, free_port: int) -> No
     first = tmp_path / "day" / "at-0"
     assert layout.read_manifest(first)["status"] == "running"
     assert len(list(first.glob("checkpoints/checkpoint-4/rng_state_*.pth"))) == 2
+    with pytest.raises(ConfigError, match="2 processes trained together until step 4, and 1 would go on"):
+        run(short_run("causal_lm", **CHANGES, resume="auto"), first, quiet=True)
     done = two_processes(tmp_path, free_port, resume="auto")
     assert done.returncode == 0, done.stderr
     assert "going on in" in done.stderr
