@@ -17,6 +17,8 @@ from adapterkit.errors import CapabilityError
 def fetching(layer: nn.Module) -> Any:
     """accelerate's hook that fetches a layer's tensors for each call, where it has offloaded them; else None."""
     hook = layer.__dict__.get("_hf_hook")
+    if hook is None:
+        return None
     hooks = getattr(hook, "hooks", (hook,))
     return next((each for each in hooks if getattr(each, "offload", False)), None)
 
