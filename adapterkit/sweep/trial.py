@@ -18,6 +18,8 @@ from typing import Any
 from adapterkit.files import write_text
 
 RECORD, SUMMARY, TRACE = "trial.json", "summary.json", "error.txt"
+_SKEW = 2
+"""Seconds by which the clocks of a cluster's machines may differ."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Trial:
 def read_trials(sweep: Path, *, since: float = 0) -> list[Trial]:
     """The trials that were begun below ``sweep``, by number; those of sweeps that ended there before ``since``, in
     seconds of `time.time`, are left out."""
-    found = (_trial(record) for record in sweep.rglob(RECORD) if _read(record).get("began", 0) >= since)
+    found = (_trial(record) for record in sweep.rglob(RECORD) if _read(record).get("began", 0) >= since - _SKEW)
     return sorted(found, key=lambda trial: trial.number)
 
 
