@@ -135,4 +135,4 @@ def _report_sweep(argv: Sequence[str]) -> int:
     from adapterkit.sweep.report import report
 
     flags = parse(argv).sources
-    return EXIT_TRIALS if report(sweep.directory, metric=sweep.metric, flags=flags, since=sweep.began) else EXIT_OK
+    return EXIT_TRIALS if report(sweep.directory, metric=sweep.metric, flags=flags, sweep=sweep.id) else EXIT_OK

@@ -5,8 +5,9 @@ Hydra turns exceptions in callbacks into warnings, all but `SystemExit`.
 
 from __future__ import annotations
 
+import os
 import sys
-import time
+import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from adapterkit.hydra.diagnosis import problems_of, shadowed
 from adapterkit.hydra.private import Composer, given
 from adapterkit.hydra.problems import Problem, render
 from adapterkit.hydra.sweeps import sweep_problems
+from adapterkit.sweep.trial import SWEEP
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Sweep:
 
     directory: Path
     metric: str | None
-    began: float
-    """In seconds of `time.time`; the directory may hold an earlier one."""
+    id: str
+    """What its trials are told by from those of an earlier one in the directory."""
 
 
 started_sweep: ContextVar[Sweep | None] = ContextVar("started_sweep", default=None)
@@ -55,7 +57,8 @@ class Preflight(Callback):
         composer = Composer.running(config)
         stop_on([*shadowed(config, composer), *sweep_problems(config, composer)])
         metric = OmegaConf.select(config, "sweep.metric")
-        started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric, time.time()))
+        os.environ[SWEEP] = uuid.uuid4().hex  # launchers hand it on
+        started_sweep.set(Sweep(Path(str(config.hydra.sweep.dir)), metric, os.environ[SWEEP]))
 
 
 def _several_processes() -> list[Problem]:

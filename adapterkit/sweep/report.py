@@ -85,18 +85,18 @@ class Report:
         return {**row, "directory": str(trial.directory.relative_to(self.directory))}
 
 
-def report(directory: Path, *, metric: str | None = None, flags: Sequence[str] = (), since: float = 0) -> int:
+def report(directory: Path, *, metric: str | None = None, flags: Sequence[str] = (), sweep: str | None = None) -> int:
     """Write and print the report of the sweep in ``directory``; the number of trials that failed.
 
     Args:
         directory: of the sweep; the trials lie below it.
         metric: ranks the trials instead of the one their summaries name.
-        since: when the sweep was begun, in seconds of `time.time`.
+        sweep: which one it is, where the directory may hold trials of others.
         flags: stand before a trial's overrides in the command line that runs it again.
     """
     from adapterkit.sweep.table import show
 
-    found = Report(directory, read_trials(directory, since=since), metric)
+    found = Report(directory, read_trials(directory, sweep=sweep), metric)
     written = write_files(found)
     show(found, written, flags)
     return len(found.failed)

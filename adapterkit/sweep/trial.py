@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any
 from adapterkit.files import write_text
 
 RECORD, SUMMARY, TRACE = "trial.json", "summary.json", "error.txt"
-_SKEW = 2
-"""Seconds by which the clocks of a cluster's machines may differ."""
+SWEEP = "ADAPTERKIT_SWEEP"
+"""The environment variable that tells the trials of a sweep from those of an earlier one in its directory."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Trial:
         """Leave the record of what is about to run."""
         for name in (RECORD, TRACE):
             (self.directory / name).unlink(missing_ok=True)
-        self._record(began=time.time(), before=_written(self.directory / SUMMARY))
+        self._record(sweep=os.environ.get(SWEEP), before=_written(self.directory / SUMMARY))
 
     def end(self, status: str, error: str) -> None:
         """Say how a trial ended that did not come to the end of its run; what it had written is kept."""
@@ -73,11 +73,15 @@ class Trial:
         write_text(self.directory / RECORD, json.dumps(record, indent=2))
 
 
-def read_trials(sweep: Path, *, since: float = 0) -> list[Trial]:
-    """The trials that were begun below ``sweep``, by number; those of sweeps that ended there before ``since``, in
-    seconds of `time.time`, are left out."""
-    found = (_trial(record) for record in sweep.rglob(RECORD) if _read(record).get("began", 0) >= since - _SKEW)
-    return sorted(found, key=lambda trial: trial.number)
+def read_trials(directory: Path, *, sweep: str | None = None) -> list[Trial]:
+    """The trials that were begun below a directory, by number; of ``sweep`` alone, if it is given."""
+    records = (path for path in directory.rglob(RECORD) if sweep is None or _sweep_of(path) in (sweep, None))
+    return sorted(map(_trial, records), key=lambda trial: trial.number)
+
+
+def _sweep_of(record: Path) -> str | None:
+    """Which sweep a trial was begun by; None where a launcher has not handed it on."""
+    return _read(record).get("sweep")
 
 
 def _trial(path: Path) -> Trial:
@@ -89,7 +93,8 @@ def _trial(path: Path) -> Trial:
 
 def failed_before(trial: Trial) -> bool:
     """Whether a trial beside this one, of a lower number, has failed."""
-    others = (_trial(path) for path in trial.directory.parent.glob(f"*/{RECORD}"))
+    records = trial.directory.parent.glob(f"*/{RECORD}")
+    others = (_trial(path) for path in records if _sweep_of(path) == os.environ.get(SWEEP))
     return any(other.status == "failed" and other.number < trial.number for other in others)
 
 

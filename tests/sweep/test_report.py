@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ from adapterkit.sweep import plot
 from adapterkit.sweep.plot import heat_map
 from adapterkit.sweep.report import Report, report
 from adapterkit.sweep.table import command, quoted, trainable
-from adapterkit.sweep.trial import Trial, failed_before, metric_value, read_trials
+from adapterkit.sweep.trial import SWEEP, Trial, failed_before, metric_value, read_trials
 
 
 def leave(sweep, number, overrides, *, status="ok", greater=True, **metrics):
@@ -69,13 +68,14 @@ def test_what_a_run_wrote_before_it_failed_is_kept(tmp_path):
     assert not failed_before(Trial(tmp_path / "1" / "x", 1, []))
 
 
-def test_a_refused_trial_leaves_the_run_of_an_earlier_sweep_as_it_was(tmp_path):
+def test_a_refused_trial_leaves_the_run_of_an_earlier_sweep_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setenv(SWEEP, "first")
     leave(tmp_path, 0, ["a=1"], accuracy=0.5)
     leave(tmp_path, 1, ["a=2"], status="failed")
     before = (tmp_path / "0" / "summary.json").read_text()
-    now = time.time()
+    monkeypatch.setenv(SWEEP, "second")
     leave(tmp_path, 0, ["a=9"], status="failed")
-    (trial,) = read_trials(tmp_path, since=now)
+    (trial,) = read_trials(tmp_path, sweep="second")
     assert (trial.values, trial.status, trial.summary["error"]) == ({"a": "9"}, "failed", "the loss is NaN\nat step 3")
     assert math.isnan(trial.metric("accuracy"))
     assert (tmp_path / "0" / "summary.json").read_text() == before
