@@ -7,7 +7,7 @@ encoder are called with the padding, and a mask in its place; what they give has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,12 @@ from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 
 _ADAPTED = (AdaptedLayer, CopiedLayer)
+_KINDS = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+
+
+def are_in(modules: Iterable[nn.Module]) -> bool:
+    """Whether any of a model's modules is one of PyTorch's encoders, or a layer of one."""
+    return any(isinstance(module, _KINDS) for module in modules)
 
 
 def settle(model: nn.Module, names: Mapping[str, nn.Module], target: str) -> None:

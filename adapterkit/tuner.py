@@ -7,6 +7,7 @@ knows of the layers afterwards serves loading, saving, switching and merging wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -220,9 +221,15 @@ class Tuner(Operations, Folding):
         return self.copies[target]
 
     def _put(self, target: str, module: nn.Module) -> None:
+        inside = self._has_encoders  # of which the module may be one
         self._owner(target)._modules[target.rpartition(".")[2]] = module
         self.names[target] = module
-        encoders.settle(self.model, self.names, target)
+        if inside:
+            encoders.settle(self.model, self.names, target)
+
+    @cached_property
+    def _has_encoders(self) -> bool:
+        return encoders.are_in((self.model, *map(base_of, self.names.values())))
 
     def drop(self, name: str, target: str) -> None:
         """Remove what an adapter has at one layer, which is put back as it was if nothing is left there."""
