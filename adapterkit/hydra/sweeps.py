@@ -88,10 +88,11 @@ def _thorough(shape: DictConfig, values: Sequence[Override]) -> list[str]:
 
 
 def _is_plain(values: Sequence[Override], shape: DictConfig) -> bool:
-    """Whether setting ``values`` is no more than setting them: nothing is interpolated, indexed or deleted."""
-    return "${" not in json.dumps(
-        [plain(shape, resolve=False), *(str(v.input_line) for v in values)], default=str
-    ) and not any(value.is_delete() or "[" in value.key_or_group for value in values)
+    """Whether setting ``values`` is no more than that: nothing is interpolated, indexed, deleted or set twice."""
+    keys = [value.key_or_group for value in values]
+    text = json.dumps([plain(shape, resolve=False), *(str(value.input_line) for value in values)], default=str)
+    is_simple = not any(value.is_delete() or "[" in value.key_or_group for value in values)
+    return is_simple and "${" not in text and len(set(keys)) == len(keys)
 
 
 def _quick(shape: DictConfig) -> Callable[[Sequence[Override]], list[str]]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapterkit.errors import TrainingError
@@ -105,6 +105,7 @@ def test_a_thousand_trials_are_judged_in_seconds():
         max_size=3,
     )
 )
+@example([("method.r", "{a:1,b:{c:2}}"), ("method.r", "[1,2]"), ("method.r", "1")])
 @settings(max_examples=30, deadline=None)
 def test_the_quick_check_says_what_the_thorough_one_says(settings_of_trial):
     values = COMPOSER.parse([f"++{key}={value}" for key, value in settings_of_trial])
