@@ -195,8 +195,9 @@ def passed_over(config: RunConfig, directory: Path) -> str | None:
     """What to tell where ``resume=auto`` has found nothing to go on with but a run that had other settings."""
     if config.resume != "auto" or (found := _newest(_unfinished(directory))) is None:
         return None
-    changed = differences(read_config(found), json.loads(config.model_dump_json()))
-    return f"resume=auto: begun anew, as the unfinished run {found} had other settings: {', '.join(changed)}"
+    before, now = _settings(found), json.loads(config.model_dump_json())
+    why = "settings that cannot be read" if before is None else f"other settings: {', '.join(differences(before, now))}"
+    return f"resume=auto: begun anew, as the unfinished run {found} had {why}"
 
 
 def _unfinished(directory: Path) -> list[Path]:
@@ -205,7 +206,7 @@ def _unfinished(directory: Path) -> list[Path]:
     manifests = {
         path.resolve() for root in roots for depth in ("*", "*/*") for path in root.glob(f"{depth}/{MANIFEST}")
     }
-    return [path.parent for path in manifests if is_unfinished(path.parent) and path.with_name(CONFIG).is_file()]
+    return [path.parent for path in manifests if is_unfinished(path.parent)]
 
 
 def _newest(runs: Iterable[Path]) -> Path | None:
@@ -236,12 +237,16 @@ def is_alive(manifest: dict[str, Any]) -> bool:
 
 def same_config(config: RunConfig, run: Path) -> bool:
     """Whether a run had this configuration, ``resume`` aside."""
+    before, now = _settings(run), json.loads(config.model_dump_json())
+    return before is not None and {**before, "resume": None} == {**now, "resume": None}
+
+
+def _settings(run: Path) -> dict[str, Any] | None:
+    """The configuration of a run; None where it cannot be read."""
     try:
-        before = read_config(run)
+        return read_config(run)
     except (OSError, ValueError):
-        return False
-    now = json.loads(config.model_dump_json())
-    return {**before, "resume": None} == {**now, "resume": None}
+        return None
 
 
 def _check(config: RunConfig, run: Path) -> None:

@@ -303,6 +303,17 @@ class TestChoice:
         assert f"begun anew, as the unfinished run {tmp_path / 'day' / 'first'} had other settings" in caplog.text
         assert "seed" in caplog.text
 
+    @pytest.mark.parametrize("text", ["a: [", "- 1", None])
+    def test_auto_passes_over_a_run_whose_settings_cannot_be_read(self, tmp_path: Path, text: str | None) -> None:
+        broken = tmp_path / "day" / "broken"
+        broken.mkdir(parents=True)
+        (broken / layout.MANIFEST).write_text('{"status": "failed"}')
+        if text is not None:
+            (broken / layout.CONFIG).write_text(text)
+        config, directory = short_run(resume="auto"), tmp_path / "day" / "new"
+        assert resume.choose(config, directory) == (directory, None)
+        assert resume.passed_over(config, directory).endswith(f"{broken} had settings that cannot be read")
+
     def test_other_settings_are_refused_by_name(self, whole: Path, tmp_path: Path) -> None:
         changed = short_run(**CHANGES, resume=str(whole), seed=5)
         with pytest.raises(ConfigError, match=r"other settings: seed"):
