@@ -17,7 +17,6 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils.generic import can_return_loss, find_labels
 from typing_extensions import override
 
-from adapterkit.checkpoint import parts_of
 from adapterkit.errors import CapabilityError, CheckFailedError
 from adapterkit.model import PeftModel
 from adapterkit.schedules import Schedules
@@ -192,9 +191,7 @@ class AdapterTrainer(Trainer):
         trained = load_file(folder / TRAINABLE) if (folder / TRAINABLE).is_file() else {}
         _copy(trained, model)
         for name in model.peft_config:
-            is_trained = any(p.requires_grad for _, part in parts_of(model, name).values() for p in part.parameters())
             model.load_adapter(adapter_folder(folder, name), name)
-            model.set_requires_grad(name, is_trained)
         _copy(trained, model)
 
 

@@ -17,10 +17,6 @@ class PeftModelForSequenceClassification(PeftModel):
     """
 
     task_type: ClassVar[str | None] = "SEQ_CLS"
-    heads: ClassVar[tuple[str, ...]] = (
-        "classifier",
-        "score",
-        "pre_classifier",
-    )  # DistilBERT has the first and the last
+    heads: ClassVar[tuple[str, ...]] = ("classifier", "score", "pre_classifier")  # a model may have the first and last
     unadapted_heads: ClassVar[tuple[str, ...]] = ("classifier", "score")
     pooled_by: ClassVar[Mapping[str, str]] = {"classifier": "first", "score": "last"}
