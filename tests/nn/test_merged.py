@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -115,9 +117,17 @@ def test_interrupted_it_computes_the_same(monkeypatch):
     torch.testing.assert_close(model(x), expected)
 
 
-def test_a_ctrl_c_waits_for_the_layer_that_is_written_to(monkeypatch):
+@pytest.fixture
+def heard() -> Iterator[Any]:
+    """What a Ctrl-C does in a program that a shell has not started in the background, where it does nothing."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_ctrl_c_waits_for_the_layer_that_is_written_to(monkeypatch, heard):
     model, x = wrapped(), torch.randn(2, 6)
-    expected, before = model(x).detach(), signal.getsignal(signal.SIGINT)
+    expected = model(x).detach()
 
     def add(*args, **kwargs):
         error = add_low_rank(*args, **kwargs)
@@ -129,7 +139,7 @@ def test_a_ctrl_c_waits_for_the_layer_that_is_written_to(monkeypatch):
         model.merge_and_unload()
     assert [layer.merged for layer in model.base_model.model.layers] == [True, False, False]
     torch.testing.assert_close(model(x), expected)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is heard
 
 
 def test_several_adapters_and_transposed_layers():
