@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -67,14 +68,11 @@ def _trials(
         told = explain_error(error, culprit_of(error, fixed), composer).headline
         yield from ((trial, [told]) for trial in grid(free, limit=limit))
         return
-    parsed = {line: override for values in free.values() for line, override in _parsed(values, composer)}
-    problems_with = _quick(shape) if _is_plain([*parsed.values()], shape) else partial(_thorough, shape)
+    axes = [composer.parse(values) for values in free.values()]
+    parsed = dict(zip(chain(*free.values()), chain(*axes), strict=True))
+    problems_with = _quick(shape) if _are_plain(axes, shape) else partial(_thorough, shape)
     for trial in grid(free, limit=limit):
         yield trial, problems_with([parsed[value] for value in trial])
-
-
-def _parsed(values: Sequence[str], composer: Composer) -> Iterator[tuple[str, Override]]:
-    return zip(values, composer.parse(values), strict=True)
 
 
 def _thorough(shape: DictConfig, values: Sequence[Override]) -> list[str]:
@@ -87,12 +85,13 @@ def _thorough(shape: DictConfig, values: Sequence[Override]) -> list[str]:
     return [problem.headline for problem in check(config)[1]]
 
 
-def _is_plain(values: Sequence[Override], shape: DictConfig) -> bool:
-    """Whether setting ``values`` is no more than that: nothing is interpolated, indexed, deleted or set twice."""
-    keys = [value.key_or_group for value in values]
+def _are_plain(axes: Sequence[Sequence[Override]], shape: DictConfig) -> bool:
+    """Whether setting a value of each axis is no more than that: nothing is interpolated, indexed, deleted or set
+    twice."""
+    values = [*chain(*axes)]
     text = json.dumps([plain(shape, resolve=False), *(str(value.input_line) for value in values)], default=str)
     is_simple = not any(value.is_delete() or "[" in value.key_or_group for value in values)
-    return is_simple and "${" not in text and len(set(keys)) == len(keys)
+    return is_simple and "${" not in text and len({axis[0].key_or_group for axis in axes}) == len(axes)
 
 
 def _quick(shape: DictConfig) -> Callable[[Sequence[Override]], list[str]]:

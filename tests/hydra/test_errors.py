@@ -391,24 +391,19 @@ def test_the_whole_error_is_raised_on_request(monkeypatch):
         main(LORA)
 
 
-SPEED = """
-import sys, time
+LOADED = """
+import sys
 from adapterkit.cli import main
 code = main(sys.argv[1:])
-heavy = {"torch", "transformers", "datasets", "matplotlib"} & set(sys.modules)
-print(code, time.process_time(), sorted(heavy), sep=";")
+print(code, sorted({"torch", "transformers", "datasets", "matplotlib"} & set(sys.modules)), sep=";")
 """
-BASELINE = "import time, hydra, pydantic, omegaconf; pydantic.BaseModel; print(time.process_time())"
 
 
 @pytest.mark.parametrize(
     "argv", [[*LORA, "method.rnk=4"], ["+method=lroa", "task=seq_cls"], ["-m", *LORA, "method.r=4,0"]]
 )
-def test_a_mistake_costs_little_and_no_torch(argv, tmp_path):
-    code, seconds, heavy = in_new_process("-c", SPEED, *argv, cwd=tmp_path).stdout.split(";")
-    least = float(in_new_process("-c", BASELINE, cwd=tmp_path).stdout)
-    assert (code, heavy.strip()) == ("2", "[]")
-    assert float(seconds) < 6 * least  # a machine under load slows both down
+def test_a_mistake_is_told_before_torch_is_imported(argv, tmp_path):
+    assert in_new_process("-c", LOADED, *argv, cwd=tmp_path).stdout.strip() == "2;[]"
 
 
 def test_a_sweep_in_several_processes_is_refused(monkeypatch, tmp_path, capsys):
