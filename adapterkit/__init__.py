@@ -52,7 +52,7 @@ _EXPORTS = {
     "PeftModelForSeq2SeqLM": "adapterkit.tasks.seq_2_seq_lm.model",
     "PeftModelForSequenceClassification": "adapterkit.tasks.seq_cls.model",
     "PeftModelForTokenClassification": "adapterkit.tasks.token_cls.model",
-    "load_peft_weights": "adapterkit.saving",
+    "load_peft_weights": "adapterkit.checkpoint.files",
     "AutoPeftModel": "adapterkit.auto",
     "AutoPeftModelForCausalLM": "adapterkit.auto",
     "AutoPeftModelForFeatureExtraction": "adapterkit.auto",
@@ -71,12 +71,14 @@ _EXPORTS = {
     "get_peft_model": "adapterkit.build",
     "get_peft_config": "adapterkit.build",
     "inject_adapter_in_model": "adapterkit.build",
-    "get_peft_model_state_dict": "adapterkit.checkpoint",
-    "set_peft_model_state_dict": "adapterkit.checkpoint",
-    "get_base_model_state_dict": "adapterkit.base_state",
-    "set_base_model_state_dict": "adapterkit.base_state",
-    **{f"{name}Model": "adapterkit.tuner:Tuner" for name in ("Lora", "AdaLora", "IA3", "LoHa", "LoKr", "OFT", "Poly")},
-    "AdaptionPromptModel": "adapterkit.tuner:Tuner",
+    "get_peft_model_state_dict": "adapterkit.checkpoint.state",
+    "set_peft_model_state_dict": "adapterkit.checkpoint.state",
+    "get_base_model_state_dict": "adapterkit.checkpoint.base_state",
+    "set_base_model_state_dict": "adapterkit.checkpoint.base_state",
+    **{
+        f"{name}Model": "adapterkit.injection.tuner:Tuner"
+        for name in ("Lora", "AdaLora", "IA3", "LoHa", "LoKr", "OFT", "Poly", "AdaptionPrompt")
+    },
     "PeftError": "adapterkit.errors:AdapterkitError",
     "NoMatchingPeftModuleError": "adapterkit.errors:TargetError",
 }

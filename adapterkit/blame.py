@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import AdapterkitError
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.registry import declared_as
-from adapterkit.tuner import Tuner
 
 
 def name_adapter(error: BaseException, tuner: Tuner, prompts: nn.ModuleDict) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from adapterkit.architectures import model_path
-from adapterkit.checkpoint import targets_in
+from adapterkit.checkpoint.keys import targets_in
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError
+from adapterkit.injection.tuner import Tuner
 from adapterkit.mixed import PeftMixedModel
 from adapterkit.model import PeftModel, wrapper_for
-from adapterkit.tuner import Tuner
 
 
 def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from adapterkit.errors import CapabilityError, StateError
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.routing import looked_at_once
 from adapterkit.nn.selection import BASE, Routes
 from adapterkit.registry import referenced
-from adapterkit.tuner import Tuner
 
 
 def prepare(tuner: Tuner, adapter_names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

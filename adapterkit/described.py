@@ -9,8 +9,8 @@ from torch import nn
 
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import StateError
+from adapterkit.injection.tuner import Tuner
 from adapterkit.status import TunerLayerStatus, TunerModelStatus, count_parameters, get_layer_status, get_model_status
-from adapterkit.tuner import Tuner
 
 
 class Described(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from adapterkit.build import inject_adapter_in_model
-from adapterkit.checkpoint import get_peft_model_state_dict, set_peft_model_state_dict, tuner_of
+from adapterkit.checkpoint.state import get_peft_model_state_dict, set_peft_model_state_dict
+from adapterkit.injection.lookup import tuner_of
 
 __all__ = [
     "cast_adapter_dtype", "delete_adapter", "get_peft_model_state_dict", "inject_adapter_in_model", "set_adapter",

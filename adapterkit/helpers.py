@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from adapterkit.checkpoint import tuner_of
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import AdapterkitError, CapabilityError, ConfigError
+from adapterkit.injection.lookup import tuner_of
 from adapterkit.model import PeftModel
 
 _CALLED = ("forward", "generate")

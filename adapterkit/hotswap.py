@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from adapterkit.checkpoint import set_peft_model_state_dict, tuner_of
+from adapterkit.checkpoint.files import Reading
+from adapterkit.checkpoint.identity import check_base
+from adapterkit.checkpoint.state import set_peft_model_state_dict
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError, ConfigError, StateError
-from adapterkit.identity import check_base
+from adapterkit.injection.lookup import tuner_of
+from adapterkit.injection.tuner import Tuner
 from adapterkit.registry import referenced
-from adapterkit.saving import Reading
-from adapterkit.tuner import Tuner
 
 _INCOMING = "incoming adapter"
 

@@ -20,12 +20,12 @@ from adapterkit.calls import kept_looked_at, prepare
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
-from adapterkit.making import with_heads
+from adapterkit.injection.making import with_heads
+from adapterkit.injection.operations import Operations
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import PromptAdapter
-from adapterkit.operations import Operations
 from adapterkit.registry import tasks
 from adapterkit.saved import Saved
-from adapterkit.tuner import Tuner
 
 
 class PeftModel(Operations, Saved):

@@ -11,13 +11,15 @@ from typing import Any, Self
 
 from torch import nn
 
-from adapterkit import checkpoint, saving
 from adapterkit.architectures import model_path
+from adapterkit.checkpoint.files import Reading, check_config, load_peft_weights, write_adapter
+from adapterkit.checkpoint.identity import check_base, identity
+from adapterkit.checkpoint.keys import State, parts_of
+from adapterkit.checkpoint.state import LoadResult, get_peft_model_state_dict, take_state
 from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
 from adapterkit.hub.card import write_card
 from adapterkit.hub.uploading import upload
-from adapterkit.identity import check_base, identity
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.module import set_training
 
@@ -63,7 +65,7 @@ class Saved(Described):
             save_directory: where to; made if need be.
             safe_serialization: safetensors; otherwise a pickled dict.
             selected_adapters: which ones; None takes all.
-            save_embedding_layers: as for `adapterkit.checkpoint.get_peft_model_state_dict`.
+            save_embedding_layers: as for `adapterkit.checkpoint.state.get_peft_model_state_dict`.
             is_main_process: other processes write nothing.
             kwargs: ``state_dict``: values to write instead of the model's own;
                 ``path_initial_model_for_weight_conversion``: an adapter as it was at its start, which is taken away
@@ -85,14 +87,14 @@ class Saved(Described):
             raise TypeError(f"save_pretrained has no option {', '.join(kwargs)}")
         for name in names:
             config = self.peft_config[name]
-            state = checkpoint.get_peft_model_state_dict(self, given, name, save_embedding_layers=save_embedding_layers)
+            state = get_peft_model_state_dict(self, given, name, save_embedding_layers=save_embedding_layers)
             if start is not None:
-                config, state = config.adapter_class().since(config, state, saving.load_peft_weights(start))
+                config, state = config.adapter_class().since(config, state, load_peft_weights(start))
             else:
                 self._warn_of(name, config)
             text = config.to_json(**self._base_facts(name))
             folder, facts = self._folder(directory, name), identity(self, name)
-            saving.write_adapter(folder, state, text, safe=safe_serialization, metadata=facts)
+            write_adapter(folder, state, text, safe=safe_serialization, metadata=facts)
         write_card(directory, self)
 
     def _warn_of(self, name: str, config: PeftConfig) -> None:
@@ -172,7 +174,7 @@ class Saved(Described):
         *,
         strict: bool = True,
         **options: Any,
-    ) -> checkpoint.LoadResult:
+    ) -> LoadResult:
         """Load a saved adapter beside the others. It is not activated, and no other changes.
 
         Args:
@@ -183,17 +185,17 @@ class Saved(Described):
             autocast_adapter_dtype: as for the class.
             low_cpu_mem_usage: make it on the meta device: nothing is initialised only to be overwritten.
             strict: every tensor of the file must be expected, and every expected one be there.
-            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
+            options: the fields of `Reading`, and ``subfolder``, ``revision``, ``token``, ...
 
         Raises:
             StateError: an adapter of that name is merged.
             CheckpointError: the files cannot be read, or do not fit, or are of another config than the adapter of that
                 name; the model is as before then.
         """
-        reading = saving.Reading.of(options, strict=strict)
+        reading = Reading.of(options, strict=strict)
         config, known = reading.config(model_id), adapter_name in self.peft_config
         if known:
-            saving.check_config(config, self.peft_config[adapter_name], adapter_name, model_id)
+            check_config(config, self.peft_config[adapter_name], adapter_name, model_id)
         contents = reading.contents(model_id, torch_device)
         if not known:
             config = config.model_copy(update={"inference_mode": not is_trainable})
@@ -207,17 +209,15 @@ class Saved(Described):
         check_base(self, adapter_name, contents.metadata, str(model_id))
         return result
 
-    def _take(
-        self, state: checkpoint.State, name: str, reading: saving.Reading, *, is_new: bool = True
-    ) -> checkpoint.LoadResult:
+    def _take(self, state: State, name: str, reading: Reading, *, is_new: bool = True) -> LoadResult:
         """Give adapter ``name`` its tensors, and a new one its mode: dropout is for adapters that are trained."""
         mismatched = reading.ignore_mismatched_sizes
-        result = checkpoint.take_state(self, state, name, mismatched, strict=reading.strict)
+        result = take_state(self, state, name, mismatched, strict=reading.strict)
         if not is_new:
             return result
         trained = not self.peft_config[name].inference_mode
         self.set_requires_grad(name, trained)
-        for _, part in checkpoint.parts_of(self, name).values():
+        for _, part in parts_of(self, name).values():
             set_training(part, trained)
         return result
 
@@ -248,12 +248,12 @@ class Saved(Described):
             low_cpu_mem_usage: as for `load_adapter`.
             torch_device: as for `load_adapter`.
             strict: as for `load_adapter`.
-            options: the fields of `adapterkit.saving.Reading`, and ``subfolder``, ``revision``, ``token``, ...
+            options: the fields of `Reading`, and ``subfolder``, ``revision``, ``token``, ...
 
         Raises:
             CheckpointError: the files cannot be read, or do not fit; the model is as before then.
         """
-        reading = saving.Reading.of(options, strict=strict)
+        reading = Reading.of(options, strict=strict)
         config = reading.config(model_id) if config is None else config
         contents = reading.contents(model_id, torch_device)
         config = config.model_copy(update={"inference_mode": not is_trainable})

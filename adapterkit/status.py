@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from adapterkit.checkpoint import tuner_of
 from adapterkit.errors import CapabilityError
+from adapterkit.injection.lookup import tuner_of
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn import storage
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
-from adapterkit.tuner import Tuner
 
 Irregular = Literal["irregular"]
 """Stands where layers or parameters do not agree."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit import LoraConfig, PeftModel, get_peft_model
-from adapterkit.tuner import Tuner
+from adapterkit.injection.tuner import Tuner
 
 
 class Block(nn.Module):

@@ -160,7 +160,7 @@ def measure(base: Any, config: PeftConfig, trainer: TrainerConfig | None = None)
         TargetError: a stated module name matches nothing.
     """
     from adapterkit.build import get_peft_model
-    from adapterkit.checkpoint import adapter_state
+    from adapterkit.checkpoint.state import adapter_state
     from adapterkit.optimizers import chosen, made
 
     base_bytes = sum(tensor.numel() * tensor.element_size() for tensor in base.parameters())

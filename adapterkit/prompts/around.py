@@ -14,7 +14,7 @@ from transformers import Cache, StaticCache
 
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import BrokenPluginError, CapabilityError, StateError
-from adapterkit.making import seeded
+from adapterkit.injection.making import seeded
 from adapterkit.nn.adapter import Place, PromptAdapter
 from adapterkit.nn.storage import device_of
 from adapterkit.prompts.places import (
@@ -37,7 +37,7 @@ from adapterkit.prompts.tokens import (
     takes_positions,
 )
 from adapterkit.registry import declared_as
-from adapterkit.tying import embedding_of
+from adapterkit.targets.tying import embedding_of
 
 if TYPE_CHECKING:
     from adapterkit.model import PeftModel

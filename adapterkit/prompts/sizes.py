@@ -10,7 +10,7 @@ from torch import nn
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import ConfigError
 from adapterkit.registry import tasks
-from adapterkit.tying import embedding_of
+from adapterkit.targets.tying import embedding_of
 
 SIZE_NAMES: Mapping[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),

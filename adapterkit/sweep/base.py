@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from adapterkit.config.run import ModelConfig, RunConfig
 from adapterkit.config.task import TaskConfig
+from adapterkit.injection.tuner import Tuner
 from adapterkit.train.fingerprints import base_fingerprint
 from adapterkit.train.inputs import Inputs, deciding, read_inputs
 from adapterkit.train.models import load_base
-from adapterkit.tuner import Tuner
 
 Loader = Callable[..., PreTrainedModel]
 Reader = Callable[[RunConfig, Any], Inputs]

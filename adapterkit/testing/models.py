@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.build import get_peft_model
-from adapterkit.checkpoint import get_peft_model_state_dict, set_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict, set_peft_model_state_dict
 from adapterkit.model import PeftModel
 from adapterkit.testing.case import ROWS, AdapterCase, frozen_state, same
 from adapterkit.testing.elsewhere import GPU, Elsewhere

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.build import get_peft_model
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError
 from adapterkit.model import PeftModel

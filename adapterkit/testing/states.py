@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from adapterkit.build import get_peft_model
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.errors import CheckpointError
 from adapterkit.model import PeftModel
 from adapterkit.nn.adapter import Adapter

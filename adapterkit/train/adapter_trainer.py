@@ -18,8 +18,8 @@ from transformers.utils.generic import can_return_loss, find_labels
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError, CheckFailedError
+from adapterkit.injection.schedules import Schedules
 from adapterkit.model import PeftModel
-from adapterkit.schedules import Schedules
 from adapterkit.train import schedules
 from adapterkit.train.layout import adapter_folder
 from adapterkit.train.pipeline import own_positions

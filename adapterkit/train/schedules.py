@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from adapterkit.schedules import Schedules
+from adapterkit.injection.schedules import Schedules
 
 FILE = "schedules.safetensors"
 """File of a checkpoint with what schedules need to go on."""

@@ -6,21 +6,21 @@ from importlib import import_module
 from typing import Any
 
 _PLACES = {
-    "get_peft_model_state_dict": "adapterkit.checkpoint",
-    "set_peft_model_state_dict": "adapterkit.checkpoint",
-    "load_peft_weights": "adapterkit.saving",
+    "get_peft_model_state_dict": "adapterkit.checkpoint.state",
+    "set_peft_model_state_dict": "adapterkit.checkpoint.state",
+    "load_peft_weights": "adapterkit.checkpoint.files",
     "prepare_model_for_kbit_training": "adapterkit.kbit",
     "cast_mixed_precision_params": "adapterkit.kbit",
-    "get_base_model_state_dict": "adapterkit.base_state",
-    "set_base_model_state_dict": "adapterkit.base_state",
+    "get_base_model_state_dict": "adapterkit.checkpoint.base_state",
+    "set_base_model_state_dict": "adapterkit.checkpoint.base_state",
     "replace_lora_weights_loftq": "adapterkit.methods.lora.loftq",
     "PeftError": "adapterkit.errors:AdapterkitError",
     "NoMatchingPeftModuleError": "adapterkit.errors:TargetError",
     "TaskType": "adapterkit.config.types",
     "PeftType": "adapterkit.config.types",
     "infer_device": "adapterkit.kbit",
-    "SAFETENSORS_WEIGHTS_NAME": "adapterkit.saving:WEIGHTS_NAME",
-    "WEIGHTS_NAME": "adapterkit.saving:PICKLED_NAME",
+    "SAFETENSORS_WEIGHTS_NAME": "adapterkit.checkpoint.files:WEIGHTS_NAME",
+    "WEIGHTS_NAME": "adapterkit.checkpoint.files:PICKLED_NAME",
     "CONFIG_NAME": "adapterkit.config.base",
 }
 __all__ = sorted(_PLACES)

@@ -103,7 +103,7 @@ class LeastLayer(nn.Module):
 
 
 def _least(model: nn.Module, adapted: Any) -> nn.Module:
-    from adapterkit.checkpoint import get_peft_model_state_dict
+    from adapterkit.checkpoint.state import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(adapted, adapter_name="a0")
     for name, layer in list(targets_of(model)):

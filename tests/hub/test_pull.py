@@ -19,7 +19,7 @@ from adapterkit import (
     get_peft_model,
     hotswap_adapter,
 )
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.errors import CheckpointError
 from adapterkit.methods.ia3.config import IA3Config
 from tests.loopback import READER, WRITER, Repository

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 
 from adapterkit import PeftConfig, PeftMixedModel, PeftModel, get_peft_model
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.errors import CheckpointError, StateError
 from tests import loopback
 from tests.loopback import READER, WRITER, Repository

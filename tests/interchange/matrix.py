@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 import adapterkit
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.config.base import PeftConfig
 from adapterkit.registry import methods
 from tests.parity.bases import IDS, bert, llama, t5

@@ -19,7 +19,7 @@ from adapterkit import (
     inject_adapter_in_model,
     save_as_lora,
 )
-from adapterkit.checkpoint import set_peft_model_state_dict
+from adapterkit.checkpoint.state import set_peft_model_state_dict
 from adapterkit.errors import CapabilityError, ConfigError, StateError
 
 TARGETS = ["query", "value"]

@@ -7,7 +7,7 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from adapterkit import LoraConfig, PeftModel, get_peft_model
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.errors import CapabilityError, TargetError
 
 SIZES = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

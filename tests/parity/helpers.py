@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import adapterkit
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

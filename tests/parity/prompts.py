@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import adapterkit
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from tests.parity.helpers import add_noise, assert_same_tensors, peft, quiet, state_of
 
 ROWS, COLUMNS, VOCABULARY = 3, 7, 50

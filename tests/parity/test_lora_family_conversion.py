@@ -8,7 +8,7 @@ import torch
 
 import adapterkit
 from adapterkit import LoHaConfig, convert_to_lora
-from adapterkit.checkpoint import set_peft_model_state_dict
+from adapterkit.checkpoint.state import set_peft_model_state_dict
 from tests.parity.helpers import peft_model, quiet, state_of
 from tests.parity.layers import Net, seeded
 

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 import adapterkit
 from adapterkit import LoraConfig, preprocess_corda, preprocess_loraga
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from tests.parity.helpers import quiet, run, state_of
 from tests.parity.layers import Net, seeded
 

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import adapterkit
 from adapterkit import LoraConfig, initialize_lora_eva_weights
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from tests.parity.helpers import quiet, run, state_of
 from tests.parity.layers import seeded
 

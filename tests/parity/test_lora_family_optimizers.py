@@ -9,7 +9,7 @@ from torch import nn
 
 import adapterkit
 from adapterkit import LoraConfig, create_lorafa_optimizer, create_loraplus_optimizer
-from adapterkit.checkpoint import get_peft_model_state_dict, set_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict, set_peft_model_state_dict
 from tests.parity.helpers import peft_model, quiet, state_of
 from tests.parity.layers import seeded
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import adapterkit
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from tests.parity.helpers import peft, peft_model, quiet, run, state_of
 from tests.parity.layers import Single, seeded
 

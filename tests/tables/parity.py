@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import adapterkit
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.registry import methods
 from adapterkit.testing.claims import merges

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from adapterkit.checkpoint import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.config.layer import LayerConfig
 from adapterkit.config.run import ModelConfig, run_config
 from adapterkit.errors import CheckFailedError, ConfigError, DataError, TrainingError

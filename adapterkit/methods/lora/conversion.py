@@ -15,16 +15,19 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from adapterkit import checkpoint, saving
+from adapterkit.checkpoint.files import write_adapter
+from adapterkit.checkpoint.keys import prefix_of
+from adapterkit.checkpoint.state import adapter_state
 from adapterkit.errors import CapabilityError, ConfigError, StateError
+from adapterkit.injection.lookup import tuner_of
+from adapterkit.injection.tuner import Tuner
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.layer import BiasAdapter
 from adapterkit.nn.merging import merged_parameters
 from adapterkit.nn.parameters import ParameterView
 from adapterkit.nn.tokens import TokenRows
-from adapterkit.targets import suffixes
-from adapterkit.tuner import Tuner
+from adapterkit.targets.matching import suffixes
 
 _KEPT = (
     "modules_to_save", "trainable_token_indices", "target_parameters",
@@ -82,7 +85,7 @@ def convert_to_lora(
     """
     if not (isinstance(rank, int) and rank > 0) and not (isinstance(rank, float) and 0 < rank <= 1):
         raise ConfigError(f"rank={rank!r}: a positive integer, or a share of the energy above 0.0 and up to 1.0")
-    tuner = checkpoint.tuner_of(model)
+    tuner = tuner_of(model)
     tuner.require(adapter_name)
     if tuner.merged_adapters:
         raise StateError(f"adapters {list(tuner.merged_adapters)} are merged: unmerge first")
@@ -96,9 +99,9 @@ def convert_to_lora(
     state = {stem + key: tensor for stem, one in found.items() for key, tensor in one.tensors.items()}
     if config.lora_bias:
         state |= {f"{stem}lora_B.bias": _bias(one) for stem, one in found.items()}
-    own = checkpoint.adapter_state(model, adapter_name)
+    own = adapter_state(model, adapter_name)
     state |= {key: tensor for key, tensor in own.items() if not _belongs(key, adapters)}
-    state = {checkpoint.prefix_of(model, key, adapter_name) + key: tensor for key, tensor in state.items()}
+    state = {prefix_of(model, key, adapter_name) + key: tensor for key, tensor in state.items()}
     return Conversion(config, state, {stem.removesuffix("."): one.error for stem, one in found.items()})
 
 
@@ -117,7 +120,7 @@ def save_as_lora(
     """
     converted = convert_to_lora(model, rank, adapter_name, progressbar, compile_kwargs)
     config, state = converted
-    saving.write_adapter(Path(path), state, config.to_json())
+    write_adapter(Path(path), state, config.to_json())
     return converted.errors
 
 

@@ -15,7 +15,7 @@ from adapterkit.errors import ConfigError, StateError, TrainingError
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, observing, on_device, targets_of
 from adapterkit.methods.lora.pca import Directions
-from adapterkit.targets import suffixes
+from adapterkit.targets.matching import suffixes
 
 _LONGEST = 10_000  # batches until directions that do not settle are given up
 

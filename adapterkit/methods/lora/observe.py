@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError
-from adapterkit.making import Maker, with_heads
+from adapterkit.injection.making import Maker, with_heads
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import kind_of
 from adapterkit.registry import tasks
-from adapterkit.targets import modules_of
-from adapterkit.tying import Tied
+from adapterkit.targets.matching import modules_of
+from adapterkit.targets.tying import Tied
 
 See = Callable[[str, Tensor], None]
 

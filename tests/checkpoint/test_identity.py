@@ -10,7 +10,7 @@ import transformers
 from safetensors import safe_open
 
 from adapterkit import LoraConfig, PeftConfig, PeftModel, get_peft_model, hotswap_adapter
-from adapterkit.identity import ARCHITECTURE, WEIGHTS, OtherBaseWarning, identity
+from adapterkit.checkpoint.identity import ARCHITECTURE, WEIGHTS, OtherBaseWarning, identity
 from tests.models import lora, move, moved, net
 from tests.parity.bases import IDS, SIZES, llama
 from tests.parity.helpers import peft, quiet

@@ -18,7 +18,7 @@ from adapterkit.errors import CapabilityError, ConfigError, StateError
 
 if TYPE_CHECKING:
     from adapterkit.config.base import PeftConfig
-    from adapterkit.tuner import Tuner
+    from adapterkit.injection.tuner import Tuner
 
 FIELD = "layer_replication"
 Ranges = Sequence[Sequence[int]]

@@ -17,7 +17,7 @@ from adapterkit.errors import CapabilityError, ConfigError, TargetError
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.view import LayerView, frozen_of
-from adapterkit.targets import Modules, matching
+from adapterkit.targets.matching import Modules, matching
 
 FIELD = "ensure_weight_tying"
 

@@ -13,13 +13,14 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
-from adapterkit import encoders, replication
-from adapterkit.biases import Parts
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import StateError, did_you_mean
-from adapterkit.folding import Folding
-from adapterkit.gradients import Gradients
-from adapterkit.making import Maker
+from adapterkit.injection import encoders, replication
+from adapterkit.injection.folding import Folding
+from adapterkit.injection.gradients import Gradients
+from adapterkit.injection.making import Maker
+from adapterkit.injection.operations import Operations
+from adapterkit.injection.schedules import Schedules
 from adapterkit.nn import storage
 from adapterkit.nn.copied import CopiedLayer, trainable_copy
 from adapterkit.nn.layer import SLOTS, AdaptedLayer
@@ -27,11 +28,10 @@ from adapterkit.nn.module import set_training
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
-from adapterkit.operations import Operations
-from adapterkit.parameters import base_of
-from adapterkit.schedules import Schedules
-from adapterkit.targets import modules_of
-from adapterkit.tying import Tied
+from adapterkit.targets.biases import Parts
+from adapterkit.targets.matching import modules_of
+from adapterkit.targets.parameters import base_of
+from adapterkit.targets.tying import Tied
 
 
 class Tuner(Operations, Folding):

@@ -17,9 +17,9 @@ from adapterkit.config.layer import LayerConfig, is_suffix
 from adapterkit.errors import TargetError
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.parameters import ParameterView
-from adapterkit.parameters import FIELD, base_of, named_parameters
 from adapterkit.registry import resolve as resolve_path
-from adapterkit.targets import ALL_LINEAR, Modules, all_linear, matching, resolve
+from adapterkit.targets.matching import ALL_LINEAR, Modules, all_linear, matching, resolve
+from adapterkit.targets.parameters import FIELD, base_of, named_parameters
 
 _SHOWN = 6
 """How many names a warning lists."""

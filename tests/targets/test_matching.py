@@ -12,7 +12,7 @@ from torch import nn
 from adapterkit import LoraConfig
 from adapterkit.architectures import ARCHITECTURES, ROLES
 from adapterkit.errors import CapabilityError, TargetError
-from adapterkit.targets import match_targets, matching, modules_of, suffixes
+from adapterkit.targets.matching import match_targets, matching, modules_of, suffixes
 
 
 def block() -> nn.Module:

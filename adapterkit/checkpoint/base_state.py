@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-from adapterkit.checkpoint import LoadResult, differences, tuner_of
+from adapterkit.checkpoint.fit import differences
+from adapterkit.checkpoint.state import LoadResult
 from adapterkit.errors import CheckpointError, StateError
+from adapterkit.injection.lookup import tuner_of
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
-from adapterkit.tuner import Tuner
 
 
 def get_base_model_state_dict(model: nn.Module) -> dict[str, Tensor]:

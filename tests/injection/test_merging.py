@@ -8,9 +8,9 @@ from torch import nn
 
 from adapterkit import LoraConfig
 from adapterkit.errors import StateError
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
-from adapterkit.tuner import Tuner
 from tests.models import batch, lora, move, net, tuned, values
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from adapterkit.errors import CapabilityError, StateError, TargetError
 from adapterkit.hotswap import hotswap_adapter
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
-from adapterkit.tuner import Tuner
 from tests.models import batch, lora, move, net, tuned
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from adapterkit.tensorfile import write_tensors
+from adapterkit.checkpoint.tensors import write_tensors
 
 NAMES = (
     "int64",

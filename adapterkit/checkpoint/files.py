@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adapterkit.checkpoint import HEAD_PREFIX, PREFIX, State
+from adapterkit.checkpoint.keys import HEAD_PREFIX, PREFIX, State
+from adapterkit.checkpoint.tensors import write_tensors
 from adapterkit.config.base import CONFIG_NAME, PeftConfig
 from adapterkit.errors import CapabilityError, CheckpointError, did_you_mean
 from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
-from adapterkit.tensorfile import write_tensors
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLED_NAME = "adapter_model.bin"

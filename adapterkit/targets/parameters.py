@@ -14,7 +14,7 @@ from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 from adapterkit.nn.view import LayerView
-from adapterkit.targets import Modules
+from adapterkit.targets.matching import Modules
 
 FIELD = "target_parameters"
 

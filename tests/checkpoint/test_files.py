@@ -127,7 +127,7 @@ def test_an_interrupted_save_leaves_the_last_one(saved, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("adapterkit.saving.write_tensors", fail)
+    monkeypatch.setattr("adapterkit.checkpoint.files.write_tensors", fail)
     with pytest.raises(CheckpointError, match="no space left on device"):
         moved(r=4).save_pretrained(directory)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before

@@ -12,7 +12,7 @@ from adapterkit.errors import CapabilityError
 from adapterkit.nn.combination import Combination
 
 if TYPE_CHECKING:
-    from adapterkit.tuner import Tuner
+    from adapterkit.injection.tuner import Tuner
 
 
 class Operations(nn.Module):
@@ -117,7 +117,7 @@ class Operations(nn.Module):
             StateError: there is no adapter, one is unknown or without a config, or the name is taken.
             CapabilityError: the method has no such combination, or the adapters do not go together.
         """
-        from adapterkit.weighted import add_weighted, check_adapters  # which imports the tuner
+        from adapterkit.injection.weighted import add_weighted, check_adapters  # which imports the tuner
 
         check_adapters(self._tuner, adapters)
         kind = combination_type or self._tuner.configs[adapters[0]].adapter_class().combination

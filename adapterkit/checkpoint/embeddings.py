@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from adapterkit.architectures import model_path
 from adapterkit.errors import CheckpointError
 from adapterkit.files import cached
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.view import frozen_of
-from adapterkit.tuner import Tuner
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 """Names under which PEFT takes a targeted module for an embedding, which then travels with the adapter."""

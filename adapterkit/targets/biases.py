@@ -15,8 +15,8 @@ from adapterkit.errors import CapabilityError
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 from adapterkit.nn.view import LayerView
-from adapterkit.parameters import base_of
-from adapterkit.targets import Modules
+from adapterkit.targets.matching import Modules
+from adapterkit.targets.parameters import base_of
 
 Parts = dict[str, dict[str, nn.Module]]
 """Slot of `AdaptedLayer` -> name of the layer -> what an adapter has there."""

@@ -12,8 +12,8 @@ from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.tokens import TiedTokens, TokenAdapter, TokenRows
 from adapterkit.nn.view import LayerView
-from adapterkit.targets import Modules, matching
-from adapterkit.tying import input_embedding, weight_of
+from adapterkit.targets.matching import Modules, matching
+from adapterkit.targets.tying import input_embedding, weight_of
 
 FIELD = "trainable_token_indices"
 

@@ -11,10 +11,10 @@ from torch import nn
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig
 from adapterkit.errors import CapabilityError, StateError, did_you_mean
+from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import KINDS, SVD_KINDS, Combination
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
-from adapterkit.tuner import Tuner
 
 
 def check_adapters(tuner: Tuner, adapters: Sequence[str]) -> None:

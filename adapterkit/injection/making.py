@@ -16,21 +16,21 @@ import torch
 from torch import nn
 
 from adapterkit.architectures import model_type
-from adapterkit.biases import Parts, with_biases
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig, pattern_value
 from adapterkit.errors import BrokenPluginError, CapabilityError, TargetError
-from adapterkit.experts import with_experts
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.module import modules_in
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import Kind, LayerView
-from adapterkit.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
 from adapterkit.registry import declared_as, tasks
-from adapterkit.targets import Modules, match_subset, match_targets, matching, suffixes
-from adapterkit.tokens import make_token_rows
-from adapterkit.tying import Tied
+from adapterkit.targets.biases import Parts, with_biases
+from adapterkit.targets.experts import with_experts
+from adapterkit.targets.matching import Modules, match_subset, match_targets, matching, suffixes
+from adapterkit.targets.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
+from adapterkit.targets.tokens import make_token_rows
+from adapterkit.targets.tying import Tied
 
 _KINDS = frozenset({"any", *get_args(Kind)})
 _META, _CPU = torch.device("meta"), torch.device("cpu")
