@@ -13,7 +13,7 @@ from adapterkit.registry import methods, tasks
 from adapterkit.train.layout import ADAPTER
 
 SHORT: dict[str, Any] = {
-    "data": {"max_train_samples": 64, "max_eval_samples": 16, "max_target_length": 8},
+    "data": {"max_train_samples": 64, "max_eval_samples": 16},
     "trainer": {
         "per_device_train_batch_size": 8,
         "eval_strategy": "steps",
@@ -29,7 +29,8 @@ SHORT: dict[str, Any] = {
 
 def short_run(task: str = "seq_cls", method: str = "lora", /, **changes: Any) -> RunConfig:
     """The configuration of eight steps; ``changes`` are laid over it, section by section."""
-    sections: dict[str, Any] = {"method": {}, "task": {}, **SHORT}
+    targets = {"max_target_length": 8} if "max_target_length" in tasks[task].data_fields else {}
+    sections: dict[str, Any] = {"method": {}, "task": {}, **SHORT, "data": {**SHORT["data"], **targets}}
     for name, value in changes.items():
         merged = isinstance(value, dict) and isinstance(sections.get(name), dict)
         sections[name] = {**sections[name], **value} if merged else value

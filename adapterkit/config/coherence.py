@@ -47,6 +47,7 @@ def misfits_of(run: RunConfig) -> Iterator[Misfit]:
     if isinstance(run.task, TaskConfig):
         yield from _metrics(run, run.task)
         yield from _columns(run, run.task)
+        yield from _data_fields(run, run.task)
         yield from _task_type(run, run.task)
         yield from _smoothing(run, run.task)
         yield from _built_in(run, run.task)
@@ -74,6 +75,14 @@ def _columns(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
             near = did_you_mean(role, known)
             message = f"{task.name} reads no such column{near} Columns to choose: {', '.join(known)}"
             yield Misfit(("data", "columns", role), column, message)
+
+
+def _data_fields(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
+    """Settings of the data that other tasks read."""
+    for key in run.data.of_some_tasks:
+        value = getattr(run.data, key)
+        if key not in task.data_fields and value != type(run.data).model_fields[key].default:
+            yield Misfit(("data", key), value, f"would do nothing, as {task.name} does not read it")
 
 
 def _task_type(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -93,6 +93,9 @@ DATA_ENDINGS = {
 class DataConfig(StrictModel):
     """Where examples come from, and how they are read."""
 
+    of_some_tasks: ClassVar[tuple[str, ...]] = ("max_target_length", "doc_stride")
+    """The fields that a task reads only if it says so, by `TaskConfig.data_fields`."""
+
     path: Text | None = Field(
         None, description="Hub id, file or directory (train/dev/test files in it); null takes the task's built-in data."
     )
@@ -115,7 +118,11 @@ class DataConfig(StrictModel):
     )
     max_length: PositiveInt = Field(128, description="Longest input in tokens; longer ones are cut.")
     max_target_length: PositiveInt = Field(64, description="Longest target in tokens, for sequence to sequence.")
-    doc_stride: PositiveInt = Field(64, description="Overlap of the windows of a long context, for question answering.")
+    doc_stride: PositiveInt | None = Field(
+        None,
+        description="Overlap of the windows of a long context in tokens, for question answering; null takes a quarter "
+        "of max_length.",
+    )
     max_train_samples: PositiveInt | None = Field(None, description="Use only so many training examples.")
     max_eval_samples: PositiveInt | None = Field(None, description="Use only so many validation and test examples.")
 

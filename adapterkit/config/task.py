@@ -47,6 +47,9 @@ class TaskConfig(StrictModel):
     measures: ClassVar[tuple[str, ...]] = ()
     """Every metric that a run can have beside its loss; empty where only a run can tell."""
 
+    data_fields: ClassVar[frozenset[str]] = frozenset()
+    """Those of `adapterkit.config.run.DataConfig.of_some_tasks` that it reads."""
+
     smooths_labels: ClassVar[bool] = True
     """Whether its loss may be one of smoothed labels."""
 

@@ -145,6 +145,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["+method=lora", "task=question_ans", "trainer.label_smoothing_factor=0.1"],
         ["trainer.label_smoothing_factor: the loss of question_ans cannot be smoothed (got 0.1)"],
     ),
+    "a setting of another task": (
+        [*LORA, "data.doc_stride=16", "data.max_target_length=9"],
+        ["data.doc_stride: would do nothing, as seq_cls does not read it (got 16)", "data.max_target_length: would"],
+    ),
     "quantised built-in model": (
         [*LORA, "model.load_in_4bit=true"],
         ["model.load_in_4bit: builtin:bert is too small to be quantised: name another"],

@@ -22,7 +22,7 @@ CHOOSABLE = [preset for preset in OURS if not preset.group.startswith("hydra/")]
 
 @pytest.mark.parametrize("preset", CHOOSABLE, ids=lambda preset: preset.choice)
 def test_a_preset_composes_and_validates(preset):
-    rest = {"method": "lora", "task": "seq_cls"}
+    rest = {"method": "lora", "task": "question_ans" if preset.name == "squad" else "seq_cls"}
     if preset.group == "experiment":
         rest = {"method": "lora"} if preset.name == "compare_lora_variants" else {}
     chosen = {**rest, preset.group: preset.name}

@@ -72,10 +72,11 @@ def test_no_answer_wins_only_where_some_have_none() -> None:
         assert pipeline._answers((start, end), encoded)[0] == expected  # type: ignore[attr-defined]
 
 
-def test_windows_overlap_by_what_was_said() -> None:
-    _, encoded = made([row("rome")], max_length=16, doc_stride=7)  # the window has room for 11
+@pytest.mark.parametrize(("said", "overlap"), [(7, 7), (None, 4)])  # the window has room for 11
+def test_windows_overlap_by_what_was_said(said: int | None, overlap: int) -> None:
+    _, encoded = made([row("rome")], max_length=16, doc_stride=said)
     windows = [[tuple(pair) for pair in pairs if pair[0] >= 0] for pairs in encoded.rows["offsets"]]
-    assert all(left[-7:] == right[:7] for left, right in pairwise(windows))
+    assert all(left[-overlap:] == right[:overlap] for left, right in pairwise(windows))
     assert len(windows) > 2
 
 

@@ -19,6 +19,7 @@ class QuestionAnsConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.question_ans.pipeline:QuestionAnsPipeline"
     default_model: ClassVar[str] = "builtin:bert"
     default_metric: ClassVar[str] = "f1"
+    data_fields: ClassVar[frozenset[str]] = frozenset({"doc_stride"})
     measures: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
     smooths_labels: ClassVar[bool] = False
     default_columns: ClassVar[Mapping[str, str]] = {

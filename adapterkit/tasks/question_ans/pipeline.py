@@ -96,7 +96,7 @@ class QuestionAnsPipeline(Pipeline):
 
     def _stride(self, questions: Sequence[str], contexts: Sequence[str]) -> int:
         """The overlap of windows, which leaves room for new tokens beside every question whose context is cut."""
-        wanted = self.config.doc_stride
+        wanted = self.config.doc_stride or self.max_length // 4
         added: int = self.tokenizer.num_special_tokens_to_add(pair=True)
         for question, context, asked in zip(questions, contexts, self._lengths(questions), strict=True):
             room = self.max_length - added - asked

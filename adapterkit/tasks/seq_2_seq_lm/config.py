@@ -19,6 +19,7 @@ class Seq2SeqLmConfig(TaskConfig):
     pipeline: ClassVar[str] = "adapterkit.tasks.seq_2_seq_lm.pipeline:Seq2SeqLmPipeline"
     default_model: ClassVar[str] = "builtin:t5"
     default_metric: ClassVar[str] = "rougeL"
+    data_fields: ClassVar[frozenset[str]] = frozenset({"max_target_length"})
     measures: ClassVar[tuple[str, ...]] = ("rougeL", "exact_match")
     default_columns: ClassVar[Mapping[str, str]] = {"source": "source", "target": "target"}
 
