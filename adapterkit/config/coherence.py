@@ -44,6 +44,8 @@ def refuse(misfits: list[Misfit]) -> NoReturn:
 
 def misfits_of(run: RunConfig) -> Iterator[Misfit]:
     """What of a run, each section valid by itself, does not go together."""
+    if isinstance(run.method, PeftConfig) and run.method.inference_mode:
+        yield Misfit(("method", "inference_mode"), True, "nothing would be trained")
     if isinstance(run.task, TaskConfig):
         yield from _metrics(run, run.task)
         yield from _columns(run, run.task)

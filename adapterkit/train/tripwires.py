@@ -87,9 +87,7 @@ class MovementCheck(TrainerCallback):
     def _require_adapter(self) -> None:
         if all(_WHOLE in name for name in self.parameters):
             only = f" but {listed(self.parameters)}" if self.parameters else ""
-            raise CheckFailedError(
-                f"nothing is trained{only}: the adapter has no nn.Parameter, or method.inference_mode is true"
-            )
+            raise CheckFailedError(f"nothing is trained{only}: the adapter has no nn.Parameter")
 
     def _require_connection(self) -> None:
         reached = {_kind(name) for name in self.parameters.keys() - self.unreached}

@@ -145,6 +145,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["+method=lora", "task=question_ans", "trainer.label_smoothing_factor=0.1"],
         ["trainer.label_smoothing_factor: the loss of question_ans cannot be smoothed (got 0.1)"],
     ),
+    "an adapter that is not trained": (
+        [*LORA, "method.inference_mode=true"],
+        ["method.inference_mode: nothing would be trained (got true)"],
+    ),
     "a setting of another task": (
         [*LORA, "data.doc_stride=16", "data.max_target_length=9"],
         ["data.doc_stride: would do nothing, as seq_cls does not read it (got 16)", "data.max_target_length: would"],

@@ -274,10 +274,6 @@ class TestFailure:
             run(config, tmp_path, quiet=True)
         assert not (tmp_path / layout.ADAPTER).exists()
 
-    def test_adapter_that_is_for_inference_only(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckFailedError, match=r"nothing is trained.*method\.inference_mode"):
-            run(short_run(method={"inference_mode": True}), tmp_path, quiet=True)
-
     def test_loss_that_is_no_number(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = RunTrainer.compute_loss
 
