@@ -126,6 +126,15 @@ class DataConfig(StrictModel):
     max_train_samples: PositiveInt | None = Field(None, description="Use only so many training examples.")
     max_eval_samples: PositiveInt | None = Field(None, description="Use only so many validation and test examples.")
 
+    @model_validator(mode="after")
+    def _data_that_are_named(self) -> Self:
+        if self.path is None and self.train is None:
+            for key in ("name", "revision", "format", "header", "validation", "test"):
+                value = getattr(self, key)
+                if value != type(self).model_fields[key].default:
+                    raise ValueError(f"{key}={value} would do nothing without data.path or data.train")
+        return self
+
 
 class SweepConfig(StrictModel):
     """How a sweep ends and what its report compares."""

@@ -131,7 +131,6 @@ def _is_unlabelled(name: str, split: Dataset, roles: Roles) -> bool:
 
 def _read(config: DataConfig, roles: Roles, builtin: Builtin) -> _Raw:
     if config.path is None and config.train is None:
-        _refuse(config, "name", "revision", "format", "header", "validation", "test", why="no data.path or data.train")
         examples = builtin()
         if examples is None:
             raise DataError("data.path is not set, and this task has no built-in data")

@@ -149,6 +149,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [*LORA, "method.inference_mode=true"],
         ["method.inference_mode: nothing would be trained (got true)"],
     ),
+    "a setting of data that are not named": (
+        [*LORA, "data.header=true"],
+        ["data: header=True would do nothing without data.path or data.train"],
+    ),
     "a setting of another task": (
         [*LORA, "data.doc_stride=16", "data.max_target_length=9"],
         ["data.doc_stride: would do nothing, as seq_cls does not read it (got 16)", "data.max_target_length: would"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from pydantic import ValidationError
 
 from adapterkit.config.run import DataConfig
 from adapterkit.errors import DataError
@@ -302,8 +303,8 @@ class TestKeysThatWouldDoNothing:
     @pytest.mark.parametrize("key", ["name", "revision", "format", "header", "validation", "test"])
     def test_without_data(self, key: str) -> None:
         value = {"format": "csv", "header": True}.get(key, "x")
-        with pytest.raises(DataError, match=rf"data\.{key}={value} would do nothing: no data\.path or data\.train"):
-            load_data(DataConfig(**{key: value}), ROLES, lambda: {"train": []})
+        with pytest.raises(ValidationError, match=rf"{key}={value} would do nothing without data\.path or data\.train"):
+            DataConfig(**{key: value})
 
     @pytest.mark.parametrize("key", ["name", "revision"])
     def test_of_the_hub_beside_files(self, folder: Path, key: str) -> None:
