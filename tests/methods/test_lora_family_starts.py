@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -179,8 +180,19 @@ def quantised(model):
     return model
 
 
-def test_loftq_on_a_quantised_base(tmp_path):
-    save_file(dict(Two().state_dict()), tmp_path / "model.safetensors")
+def write_shards(state, directory):
+    names = {key: f"model-{number}.safetensors" for number, key in enumerate(state)}
+    for key, name in names.items():
+        save_file({key: state[key]}, directory / name)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_loftq_on_a_quantised_base(is_sharded, tmp_path):
+    if is_sharded:
+        write_shards(Two().state_dict(), tmp_path)
+    else:
+        save_file(dict(Two().state_dict()), tmp_path / "model.safetensors")
     model = get_peft_model(quantised(Two()), LoraConfig(**SIZES))
     layer, exact = model.base_model.layers["first"], Two().first.weight
     lost = (layer.view.weight - exact).norm()

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import adapterkit
 from adapterkit import PromptTuningConfig, get_peft_model
 from adapterkit.errors import ConfigError
 from tests.parity.helpers import peft, quiet
@@ -106,8 +107,9 @@ def tokenizer(tmp_path: Path) -> str:
     return str(tmp_path / "tokenizer")
 
 
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "MultitaskPromptTuningConfig"])
 @pytest.mark.parametrize("count", [3, 8])
-def test_a_text_start_is_that_of_peft(count: int, tokenizer: str) -> None:
+def test_a_text_start_is_that_of_peft(count: int, kind: str, tokenizer: str) -> None:
     config = {
         "task_type": "CAUSAL_LM",
         "num_virtual_tokens": count,
@@ -117,10 +119,10 @@ def test_a_text_start_is_that_of_peft(count: int, tokenizer: str) -> None:
         "tokenizer_kwargs": {"padding_side": "left"},
     }
     with quiet():
-        theirs = peft.get_peft_model(gpt2(), peft.PromptTuningConfig(**config))
-    ours = get_peft_model(gpt2(), PromptTuningConfig(**config))
-    expected = theirs.get_prompt_embedding_to_save("default")
-    assert torch.equal(ours.get_prompt_embedding_to_save("default"), expected)
+        theirs = peft.get_peft_model(gpt2(), getattr(peft, kind)(**config))
+    ours = get_peft_model(gpt2(), getattr(adapterkit, kind)(**config))
+    expected = theirs.prompt_encoder["default"].embedding.weight
+    assert torch.equal(ours.prompt_encoder["default"].embedding.weight, expected)
     words = ours.word_embeddings.weight
     assert torch.equal(expected, words[torch.tensor([1, 2, 3, 4, 5, 1, 2, 3])[:count]])
 
