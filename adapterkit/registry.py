@@ -6,6 +6,7 @@ A plugin is a config class (`adapterkit.config.base.PeftConfig` or `adapterkit.c
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ FIELDS = ("pattern_fields", "subset_fields", "runtime_fields", "start_fields")
 
 REFERENCES = ("adapter", "wrapper", "pipeline")
 """What config classes name that is imported when it is used."""
+
+_REFERENCE = re.compile(r"\s*([\w.]+)\s*:\s*([\w.]+)\s*(\[.*\]\s*)?$")  # with what was once said of extras
 
 
 @cache
@@ -76,6 +79,12 @@ class Plugin:
     def qualified(self) -> str:
         return f"{self.distribution}/{self.name}"
 
+    @property
+    def reference(self) -> str:
+        """``"package.module:Class"``; empty where the entry point is not written so."""
+        found = _REFERENCE.match(self.entry.value)
+        return f"{found[1]}:{found[2]}" if found else ""
+
     def load(self) -> type[Any]:
         """Import the config class.
 
@@ -88,7 +97,11 @@ class Plugin:
 
     @cached_property
     def _loaded(self) -> type[Any]:
-        reference = f"{self.entry.module}:{self.entry.attr}"
+        reference = self.reference
+        if not reference:
+            raise BrokenPluginError(
+                f"{self.title}: its entry point {self.entry.value!r} names no class: it is to be 'package.module:Class'"
+            )
         try:
             loaded = find(reference)
         except Exception as error:  # whatever a third party's module does on import
@@ -236,7 +249,8 @@ def declared_as(config: type[Any]) -> str:
     """How messages name a config class: as it is declared, ``"method 'hra' (adapterkit-hra 0.1.0)"``, or by itself."""
     declarations = (p for registry in KINDS.values() for plugins in registry.declared.values() for p in plugins)
     for plugin in declarations:
-        if getattr(sys.modules.get(plugin.entry.module), plugin.entry.attr, None) is config:
+        module, _, attribute = plugin.reference.partition(":")
+        if getattr(sys.modules.get(module), attribute, None) is config:
             return plugin.title
     return f"{config.__module__}:{config.__qualname__}"
 

@@ -9,7 +9,7 @@ import pytest
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import BrokenPluginError, ConfigError, IncompatiblePluginError, UnknownPluginError
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.registry import Registry, methods, resolve, tasks
+from adapterkit.registry import Registry, declared_as, methods, resolve, tasks
 from tests.commandline import installed, write_distribution
 
 GROUP = "adapterkit.methods"
@@ -92,6 +92,14 @@ def test_a_module_that_is_not_there(site):
     registry = site(acme=({"gone": "gone_plugin.config:Config"}, {}))
     with pytest.raises(BrokenPluginError, match=r"could not be imported: there is no module 'gone_plugin'$"):
         registry["gone"]
+
+
+@pytest.mark.parametrize("value", ["bad_plugin", "acme-bad.config:Config", "bad_plugin:"])
+def test_an_entry_point_that_names_no_class_is_told_and_hurts_no_other(site, value):
+    registry = site(acme=({"bad": value, "good": "good_plugin:Config"}, {"good_plugin": good()}))
+    with pytest.raises(BrokenPluginError, match=rf"'bad' \(acme 1\.0\): its entry point '{value}' names no class"):
+        registry["bad"]
+    assert declared_as(registry["good"]) == "method 'good' (acme 1.0)"
 
 
 @pytest.mark.parametrize(
