@@ -61,6 +61,8 @@ class Training:
     score: Score
     configs: list[RunConfig] = field(default_factory=list)
     directories: list[Path] = field(default_factory=list)
+    goes_on_in: Path | None = None
+    """The directory of an interrupted run that is gone on with."""
 
     def run(self, config: RunConfig, directory: Path, **options: Any) -> dict[str, Any]:
         self.configs.append(config)
@@ -74,8 +76,9 @@ class Training:
             "all_parameters": 1000,
             "seconds": 1.0,
         }
-        (directory / "summary.json").write_text(json.dumps(summary))
-        return summary
+        where = self.goes_on_in or directory
+        (where / "summary.json").write_text(json.dumps(summary))
+        return {**summary, "directory": str(where)}
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, score: Score = lambda config: 0.5) -> Training:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,7 +83,7 @@ class Report:
         row |= {axis: trial.values.get(axis, "") for axis in self.axes}
         row |= {name: summary.get("metrics", {}).get(name) for name in self.metrics}
         row |= {key: summary.get(key) for key in ("trainable_parameters", "all_parameters", "seconds", "error")}
-        return {**row, "directory": str(trial.directory.relative_to(self.directory))}
+        return {**row, "directory": os.path.relpath(summary.get("directory", trial.directory), self.directory)}
 
 
 def report(directory: Path, *, metric: str | None = None, flags: Sequence[str] = (), sweep: str | None = None) -> int:

@@ -2,7 +2,7 @@
 
 ``trial.json`` has its number and overrides, written first; ``summary.json`` is the run's own, or says why there is
 none. Where a run of an earlier sweep lies in the directory, which stays as it is until another is about to train,
-``trial.json`` says it.
+``trial.json`` says it, and has the summary of an interrupted run in another directory that the trial went on with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Trial:
     overrides: Sequence[str]
     """As passed on by Hydra, ``["method=lora", "++method.r=4"]``."""
     summary: dict[str, Any] = field(default_factory=dict)
-    """The content of ``summary.json``."""
+    """The content of ``summary.json``; of a run elsewhere, its ``directory``, too."""
 
     @property
     def values(self) -> dict[str, str]:
@@ -58,6 +58,10 @@ class Trial:
         for name in (RECORD, TRACE):
             (self.directory / name).unlink(missing_ok=True)
         self._record(sweep=os.environ.get(SWEEP), before=_written(self.directory / SUMMARY))
+
+    def ended_elsewhere(self, summary: Mapping[str, Any]) -> None:
+        """Say how a run ended that was gone on with in another directory."""
+        self._record(summary=dict(summary))
 
     def end(self, status: str, error: str) -> None:
         """Say how a trial ended that did not come to the end of its run; what it had written is kept."""
@@ -87,6 +91,8 @@ def _sweep_of(record: Path) -> str | None:
 def _trial(path: Path) -> Trial:
     record, directory = _read(path), path.parent
     told: dict[str, Any] = {key: record[key] for key in ("status", "error") if key in record}
+    if "summary" in record:
+        return Trial(directory, record["number"], record["overrides"], record["summary"])
     is_old = record.get("before") is not None and record["before"] == _written(directory / SUMMARY)
     return Trial(directory, record["number"], record["overrides"], told if is_old else _read(directory / SUMMARY))
 

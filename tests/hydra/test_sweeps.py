@@ -181,6 +181,17 @@ def test_an_interrupted_sweep_is_reported_as_far_as_it_went(capsys, tmp_path, mo
     assert [trial["status"] for trial in content["trials"]] == ["ok", "interrupted"]
 
 
+def test_a_trial_that_goes_on_in_another_directory_is_reported_as_it_ended_there(capsys, tmp_path, monkeypatch):
+    training = stand_in(monkeypatch)
+    training.goes_on_in = tmp_path / "interrupted"
+    training.goes_on_in.mkdir()
+    result = command(capsys, "-m", *LORA, "method.r=2", "resume=auto")
+    assert result.code == 0, result.out
+    (trial,) = json.loads((only_sweep(tmp_path) / "sweep.json").read_text())["trials"]
+    assert (trial["status"], trial["accuracy"]) == ("ok", 0.5)
+    assert (only_sweep(tmp_path) / trial["directory"]).resolve() == training.goes_on_in
+
+
 def test_an_experiment_can_be_a_sweep(capsys, tmp_path, monkeypatch):
     training = stand_in(monkeypatch)
     result = command(capsys, "experiment=rank_sweep", "method.lora_alpha=4,8")
