@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,12 @@ from adapterkit.sweep.check import LIMIT, Verdict, grid
 
 Axes = dict[str, list[str]]
 """Keys, as written with their plus signs, to the overrides of each value."""
+
+_OWN_PLACE = re.compile(r"hydra[.:]job\.(num|id)\b|\$\{now:")
+"""What is another for each trial, in the name of its directory."""
+
+_COMPOSED = 300
+"""So many trials are composed whole at most, 20 ms each, to see where they would go."""
 
 
 def sweep_problems(master: DictConfig, composer: Composer) -> list[Problem]:
@@ -55,7 +62,30 @@ def judge(master: DictConfig, composer: Composer) -> Verdict:
         shown = [choice for key, choice in zip(groups, shape, strict=True) if key in several]
         for trial, problems in _trials(master, composer, [*shape, *fixed], free, limit=max(1, LIMIT // shapes)):
             verdict.add(_shown([*shown, *trial]), problems)
+    if not verdict.failing:
+        verdict.shared = _sharing(master, composer, axes)
     return verdict
+
+
+def _sharing(master: DictConfig, composer: Composer, axes: Axes) -> str:
+    """Which two trials would write into one directory, so that the second would move the first one's run away."""
+    written: Any = OmegaConf.to_container(master.hydra.sweep, resolve=False)
+    if _OWN_PLACE.search(str(written["subdir"])):
+        return ""
+    places: dict[str, str] = {}
+    for trial in grid(axes, limit=_COMPOSED):
+        try:
+            place = str(composer.compose_trial(master, trial).hydra.sweep.subdir)
+        except (ConfigError, CompactHydraException, OmegaConfBaseException):
+            return ""  # only its launcher can tell
+        shown = _shown([value for value, among in zip(trial, axes.values(), strict=True) if len(among) > 1])
+        if place in places:
+            return (
+                f"hydra.sweep.subdir: two trials would write into {place!r}: {places[place]}, and {shown}. Let it name "
+                "all that is swept, or add ${hydra.job.num} to it"
+            )
+        places[place] = shown
+    return ""
 
 
 def _trials(

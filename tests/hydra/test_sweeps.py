@@ -82,6 +82,19 @@ def test_every_trial_is_judged(argv, failing, total, words):
         assert word in str(found)
 
 
+@pytest.mark.parametrize("subdir", ["one", "r${method.r}", "${hydra.job.override_dirname}"])
+def test_trials_that_would_share_a_directory_are_refused(subdir):
+    seeds = "1,1" if "override" in subdir else "1,2"
+    found = verdict(*LORA, "method.r=4,8", f"seed={seeds}", f"hydra.sweep.subdir={subdir}")
+    assert found.refused
+    assert "method.r=4 seed=1, and method.r=4 seed=" in str(found)
+
+
+@pytest.mark.parametrize("subdir", ["r${method.r}-${seed}", "${hydra.job.override_dirname}", "x${hydra.job.num}"])
+def test_trials_with_a_directory_of_their_own_each_are_not(subdir):
+    assert not verdict(*LORA, "method.r=4,8", "seed=1,2", f"hydra.sweep.subdir={subdir}").refused
+
+
 def test_a_thousand_trials_are_composed_once(monkeypatch):
     composed = []
     monkeypatch.setattr(sweeps, "_thorough", lambda *trial: pytest.fail(f"{trial[1]} takes 20 ms"))
