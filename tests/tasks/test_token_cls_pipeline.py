@@ -96,9 +96,16 @@ def test_tag_numbers_get_their_names() -> None:
     assert tag_names(Dataset.from_dict({"tokens": [["a", "b"]], "tags": [[1, 0]]}, features)) == [["B-X", "O"]]
 
 
-@pytest.mark.parametrize("row", [{"tokens": "a b", "tags": ["O", "O"]}, {"tokens": ["a", "b"], "tags": "O O"}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"tokens": "a b", "tags": ["O", "O"]},
+        {"tokens": ["a", "b"], "tags": "O O"},
+        {"tokens": ["a", "b"], "tags": ["O", None]},
+    ],
+)
 def test_words_in_one_text_are_refused(row) -> None:
-    with pytest.raises(DataError, match=r"here \(train\): '\w+' must hold lists, one entry a word, but row 1 has '"):
+    with pytest.raises(DataError, match=r"here \(train\): '\w+' must hold lists, one entry a word, but row 1 has "):
         pipeline_of("token_cls", data_of([row]))
 
 
@@ -115,5 +122,5 @@ def test_one_tag_is_nothing_to_learn() -> None:
 
 def test_more_tags_than_words() -> None:
     data = data_of([{"tokens": ["a"], "tags": ["O", "B-X"]}])
-    with pytest.raises(DataError, match="1 tokens have 2 tags: a"):
-        pipeline_of("token_cls", data).features(data.train)
+    with pytest.raises(DataError, match=r"here \(train\): 1 tokens have 2 tags: a"):
+        pipeline_of("token_cls", data)

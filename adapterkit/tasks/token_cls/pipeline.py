@@ -52,6 +52,7 @@ class TokenClsPipeline(Pipeline):
         for name, split in data.splits().items():
             for role in self.required:
                 _check_lists(split[role], f"{data.source} ({name}): {role!r}")
+            _check_lengths(split, f"{data.source} ({name})")
         found = {name: {tag for row in tag_names(split) for tag in row} for name, split in data.splits().items()}
         check_names(set().union(*found.values()), "tags", data.source)
         _check_training(found, data.source)
@@ -81,15 +82,10 @@ class TokenClsPipeline(Pipeline):
     @override
     def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = self.tokenizer(batch["tokens"], is_split_into_words=True, truncation=True, max_length=self.max_length)
-        labels = [
-            self._aligned(encoded.word_ids(index), tags, batch["tokens"][index])
-            for index, tags in enumerate(batch["tags"])
-        ]
+        labels = [self._aligned(encoded.word_ids(index), tags) for index, tags in enumerate(batch["tags"])]
         return {**encoded, "labels": labels}
 
-    def _aligned(self, words: Sequence[int | None], tags: Sequence[str], tokens: Sequence[str]) -> list[int]:
-        if len(tags) != len(tokens):
-            raise DataError(f"{len(tokens)} tokens have {len(tags)} tags: {' '.join(tokens)}")
+    def _aligned(self, words: Sequence[int | None], tags: Sequence[str]) -> list[int]:
         previous: list[int | None] = [None, *words[:-1]]
         return [
             IGNORED if word is None or word == before else self.tags.index(tags[word])
@@ -126,9 +122,15 @@ class TokenClsPipeline(Pipeline):
 
 
 def _check_lists(values: Sequence[Any], what: str) -> None:
-    wrong = [(row, value) for row, value in enumerate(values, start=1) if not isinstance(value, list)]
+    wrong = [(row, v) for row, v in enumerate(values, start=1) if not isinstance(v, list) or None in v]
     if wrong:
         raise DataError(f"{what} must hold lists, one entry a word, but {listed(wrong)}")
+
+
+def _check_lengths(split: Dataset, what: str) -> None:
+    for tokens, tags in zip(split["tokens"], split["tags"], strict=True):
+        if len(tags) != len(tokens):
+            raise DataError(f"{what}: {len(tokens)} tokens have {len(tags)} tags: {' '.join(tokens)}")
 
 
 def _check_training(found: Mapping[str, set[str]], source: str) -> None:
