@@ -9,6 +9,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ from adapterkit.errors import DataError
 Columns = dict[str, list[Any]]
 
 _LOOK_AT = 1000  # lines that decide whether there is a header
+_LONGEST = 2**31 - 1  # characters of a cell: what every platform takes
 
 
 def read_file(path: Path, *, format: str = "auto", header: bool | None = None) -> Columns:
@@ -35,14 +37,31 @@ def read_file(path: Path, *, format: str = "auto", header: bool | None = None) -
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     chosen = format_of(path) if format == "auto" else format
-    try:
+    with _told(path, chosen):
         if chosen in ("csv", "tsv"):
             return _separated(path, chosen, header=header)
         return READERS[chosen](path)
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not readable as {chosen}: {error}") from error
+
+
+@contextmanager
+def _told(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{_line_not_utf8(path)}: not UTF-8, which text files must be: convert it") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not readable as {kind}: {error}") from error
+
+
+def _line_not_utf8(path: Path) -> int:
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return content.count(b"\n", 0, error.start) + 1
+    return 1
 
 
 def format_of(path: Path) -> str:
@@ -86,21 +105,31 @@ def beginning(path: Path, kind: str) -> list[list[str]]:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        with _open(path) as file:
-            return list(islice((row for _, row in _cells(file, kind) if row), _LOOK_AT))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not readable as {kind}: {error}") from error
+    with _told(path, kind), _open(path) as file:
+        return list(islice((row for _, row in _cells(file, kind) if row), _LOOK_AT))
 
 
 def _cells(file: TextIO, kind: str) -> Iterator[tuple[int, list[str]]]:
     if kind == "csv":
-        reader = csv.reader(file, strict=True)
-        yield from ((reader.line_num, row) for row in reader)
+        yield from _records(file)
     else:  # quotation marks in TSV files mostly belong to the text
         for number, line in enumerate(file, start=1):
             line = line.rstrip("\r\n")
             yield number, [_unquoted(cell) for cell in line.split("\t")] if line else []
+
+
+def _records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV file, with the lines they end in; a cell may be a whole document."""
+    reader, ended = csv.reader(file, strict=True), 0
+    limit = csv.field_size_limit(_LONGEST)
+    try:
+        for row in reader:
+            ended = reader.line_num
+            yield ended, row
+    except csv.Error as error:
+        raise DataError(f"{file.name}:{ended + 1}: not readable as csv: {error} in what begins here") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _unquoted(cell: str) -> str:

@@ -25,6 +25,23 @@ def test_csv_with_quotes(tmp_path: Path) -> None:
     assert read_file(path) == ROWS
 
 
+def test_csv_with_a_whole_document_in_a_cell(tmp_path: Path) -> None:
+    document = "word " * 40_000
+    assert read_file(write(tmp_path / "a.csv", f"text\n{document}\n"), header=True) == {"text": [document]}
+
+
+def test_csv_record_that_does_not_end_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.csv:3: not readable as csv: unexpected end of data in what begins here"):
+        read_file(write(tmp_path / "a.csv", 'text,label\na,1\n"b,0\nc,1\n'))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_line_of_another_encoding_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes("{}\n{}\nzwei Wörter\n".encode("latin-1"))
+    with pytest.raises(DataError, match=rf"{name}:3: not UTF-8, which text files must be"):
+        read_file(tmp_path / name)
+
+
 def test_tsv_keeps_quotation_marks_of_the_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", 'text\tlabel\ngood, really\t1\nso "bad"\t0\n"zwei Wörter"\t1\n')
     assert read_file(path) == ROWS
