@@ -66,6 +66,11 @@ def assign(split: Dataset, roles: Roles, chosen: Mapping[str, str], source: str)
     _check_chosen(roles, chosen, there, source)
     found = {**_by_position(roles, there), **_by_name(roles, there), **chosen}
     _check_required(roles, found, there, source)
+    if not found:
+        raise DataError(
+            f"{source}: no column for any of {', '.join(roles.default)}. Set data.columns.<role>=<column>. "
+            f"Columns: {', '.join(there)}"
+        )
     names = _renamed(found)
     return _with_integers(split.select_columns(list(names)).rename_columns(names), roles, found, source)
 

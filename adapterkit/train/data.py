@@ -176,7 +176,7 @@ def _local_files(root: Path, config: DataConfig) -> dict[str, list[Path]]:
     if "train" not in found:
         there = ", ".join(sorted(path.name for path in root.iterdir())) or "nothing"
         raise DataError(f"data.path={root}: no file of a training split (train.tsv, ...) there; found: {there}")
-    return found
+    return {name: found[name] for name in SPLITS if name in found}  # others are compared with the training split
 
 
 def _named_file(root: Path, split: str, value: str) -> list[Path]:
@@ -316,7 +316,8 @@ def _held_out(train: Dataset, roles: Roles, *, fraction: float, ordered: bool) -
         chosen = groups[: max(1, round(len(groups) * fraction))]
         return sorted(index for group in chosen for index in group)
     found = sorted(i for group in members for i in rng.sample(group, round(len(group) * fraction)))
-    return found or sorted(rng.sample(range(len(train)), round(len(train) * fraction)))
+    spare = [i for group in members for i in rng.sample(group, len(group) - 1)]  # one of each class stays
+    return found or sorted(rng.sample(spare, min(len(spare), round(len(train) * fraction))))
 
 
 def _members(train: Dataset, roles: Roles) -> list[list[int]]:

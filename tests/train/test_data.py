@@ -69,6 +69,11 @@ def test_named_files(folder: Path) -> None:
     assert len(load(None, train=str(folder / "mine.tsv"), validation=str(folder / "dev.tsv")).train) == 6
 
 
+def test_named_file_beside_a_single_one(folder: Path) -> None:
+    data = load(folder / "train.tsv", validation="dev.tsv", test="test.tsv")
+    assert {name: len(split) for name, split in data.splits().items()} == {"train": 80, "validation": 8, "test": 4}
+
+
 def test_single_file_gets_a_validation_split(folder: Path) -> None:
     data = load(folder / "train.tsv", validation_fraction=0.25)
     assert Counter(data.validation["label"]) == {"0": 15, "1": 5}  # the shares of the whole
@@ -100,6 +105,14 @@ def test_many_small_classes(tmp_path: Path) -> None:
     content = [{"text": f"{index}", "label": f"class {index // 4}"} for index in range(100)]
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert len(load(tmp_path / "a.json").validation) == 10
+
+
+def test_no_class_is_held_out_whole(tmp_path: Path) -> None:
+    content = [{"text": f"{index}", "label": f"class {index // 2}"} for index in range(200)]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    data = load(tmp_path / "a.json", validation_fraction=0.2)
+    assert len(data.validation) == 40
+    assert set(data.validation["label"]) <= set(data.train["label"])
 
 
 def test_end_of_a_text_is_held_out(tmp_path: Path) -> None:
@@ -165,6 +178,11 @@ class TestColumns:
             load(path)
         for part in (str(path), "no column for 'text'", "data.columns.text", "review, other, label"):
             assert part in str(caught.value)
+
+    def test_no_column_at_all(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text('{"messages": "a"}\n' * 20)
+        with pytest.raises(DataError, match=r"\(train\): no column for any of text, prompt\. .* Columns: messages$"):
+            load(tmp_path / "a.jsonl", Roles(default={"text": "text", "prompt": "prompt"}, required=()))
 
     def test_misspelt_column(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"data\.columns\.text=reveiw: .*did you mean 'review'\?"):
