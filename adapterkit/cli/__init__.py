@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: not every terminal can write (IA)³
     gc.disable()  # importing and composing make next to no garbage, and the search for it takes a tenth of their time
     try:
         code = _dispatch(arguments)
@@ -64,7 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
     first = arguments[0]
     if first in VERBS:
         return _do(first, arguments[1:])
-    if "=" not in first and first[0] not in "-+~":
+    if "=" not in first and not first.startswith(("-", "+", "~")):
         sys.stderr.write(f"adapterkit: no verb {first!r}{did_you_mean(first, VERBS)}\n  verbs: {', '.join(VERBS)}\n")
         return EXIT_CONFIG
     from adapterkit.hydra.app import run

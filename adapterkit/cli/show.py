@@ -59,10 +59,13 @@ def _section(name: str) -> str:
     sections: dict[str, Any] = {n: f.annotation for n, f in RunConfig.model_fields.items() if _is_model(f.annotation)}
     if name == "run":
         return fields(RunConfig, "")
+    if name in KINDS:
+        raise ConfigError(f"show which {name}? show {name} <name>\n  {name}s: {', '.join(KINDS[name])}")
     if name not in sections:
-        choices = ["run", *sections, *KINDS]
+        near = did_you_mean(name, ["run", *sections, *KINDS])
+        plugin = (f"; did you mean 'show {kind} {name}'?" for kind, known in KINDS.items() if name in known)
         raise ConfigError(
-            f"no section {name!r}{did_you_mean(name, choices)}\n  sections: {', '.join(['run', *sections])}; "
+            f"no section {name!r}{next(plugin, near)}\n  sections: {', '.join(['run', *sections])}; "
             "or show method <name>, show task <name>"
         )
     found = [preset.choice for preset in presets() if preset.group == name]

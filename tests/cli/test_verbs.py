@@ -36,6 +36,17 @@ def test_an_unknown_verb(capsys):
     assert "no verb 'valdate'; did you mean 'validate'?" in told.err
 
 
+def test_no_word_is_no_verb(capsys):
+    told = command(capsys, "")
+    assert (told.code, "no verb ''" in told.err) == (2, True)
+
+
+def test_a_terminal_that_cannot_write_a_name_is_no_error(tmp_path):
+    done = in_new_process("-m", "adapterkit", "list", "methods", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"(IA)\xb3" in done.stdout
+
+
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
@@ -142,6 +153,8 @@ def test_show_has_sections_tasks_and_presets(capsys):
     [
         (["method", "lroa"], "no method named 'lroa'; did you mean 'lora'?"),
         (["trianer"], "no section 'trianer'; did you mean 'trainer'?"),
+        (["method"], "show which method? show method <name>"),
+        (["lora"], "no section 'lora'; did you mean 'show method lora'?"),
         (["mehtod", "lora"], "no group 'mehtod'; did you mean 'method'?"),
         (["a", "b", "c"], "show what?"),
     ],
