@@ -68,6 +68,14 @@ def _run(argv: Sequence[str]) -> int:
         raise ConfigProblems(problems) from error
     except YAMLError as error:
         raise ConfigError(not_yaml(error)) from error
+    except (OSError, ValueError) as error:  # a run's own are in RunFailed
+        sweep = started_sweep.get()
+        if sweep is not None and sweep.directory.is_dir():
+            raise
+        remove_empty(new_folders.get())
+        key = "hydra.run.dir" if sweep is None else "hydra.sweep.dir"
+        cannot = f"{key}: the directory cannot be made: " if isinstance(error, OSError) else ""
+        raise ConfigError(f"{cannot}{error}") from error
 
 
 def _checked_first(arguments: Arguments) -> Arguments:

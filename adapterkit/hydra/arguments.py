@@ -40,7 +40,7 @@ COMPOSING = ("--multirun", "-m", *(flag for flag, name in VALUE_FLAGS.items() if
 FLAGS = tuple(dict.fromkeys((*COMPOSING, *VALUE_FLAGS, *SHOWING, "--run", "-r", "--resolve", "--version")))
 """Every flag of Hydra."""
 
-SPECIAL = re.compile(r"[()#^=\"\s]")
+SPECIAL = re.compile(r"[()#^=~!&;<>`\"\s]")
 """Characters that Hydra's grammar does not take in an unquoted value."""
 
 
@@ -150,10 +150,15 @@ def unknown_flags(flags: Sequence[str], known: Sequence[str] = FLAGS) -> list[Pr
 
 def _parse_one(raw: str, problems: list[Problem]) -> Override | None:
     try:
-        return OverridesParser.create().parse_override(raw)
+        override = OverridesParser.create().parse_override(raw)
     except HydraException as error:
         problems.append(Problem("", _cannot_parse(raw, error)))
         return None
+    value = override.value()
+    if isinstance(value, RangeSweep) and value.step == 0:
+        problems.append(Problem(override.key_or_group, "range() with a step of 0 has no end"))
+        return None
+    return override
 
 
 def _cannot_parse(raw: str, error: Exception) -> str:
@@ -162,7 +167,7 @@ def _cannot_parse(raw: str, error: Exception) -> str:
         return f"cannot read {raw!r}: expected key=value"
     if SPECIAL.search(value) and not value.startswith(("'", '"')):
         return (
-            f"cannot read {raw!r}: characters such as ( ) # ^ = and spaces need quoting twice, for Hydra and for the "
+            f"cannot read {raw!r}: characters such as ( ) # ^ = ~ and spaces need quoting twice, for Hydra and for the "
             f"shell:\n    \"{key}='{value}'\""
         )
     detail = next((line for line in str(error).splitlines() if line.strip()), "").partition(" See ")[0]

@@ -52,6 +52,9 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [*LORA, "method.target_modules=(q|v)_proj"],
         ["quoting twice", "\"method.target_modules='(q|v)_proj'\""],
     ),
+    "home directory": ([*LORA, "data.path=~/a.csv"], ["quoting twice", "\"data.path='~/a.csv'\""]),
+    "range without end": (["-m", *LORA, "method.r=range(4,8,0)"], ["method.r: range() with a step of 0 has no end"]),
+    "flag that needs another": ([*LORA, "--resolve"], ["--resolve"]),
     "no equals sign": ([*LORA, "method.r"], ["cannot read 'method.r': expected key=value"]),
     "None for null": ([*LORA, "model.revision=None"], ["model.revision: the null value is spelled null"]),
     "None for an int": ([*LORA, "data.max_train_samples=None"], ["the null value is spelled null"]),
@@ -342,6 +345,22 @@ def test_a_primary_config_that_ours_would_hide_is_refused(verb, capsys, tmp_path
     assert "mine/config.yaml would be hidden by adapterkit's own config.yaml" in told.err
     own.rename(own.with_name("other.yaml"))
     assert command(capsys, "validate", "--config-dir", "mine", *LORA).code == 0
+
+
+@pytest.mark.parametrize(("flags", "key"), [([], "hydra.run.dir"), (["-m"], "hydra.sweep.dir")])
+def test_a_directory_that_cannot_be_made_is_told(flags, key, capsys, monkeypatch, tmp_path):
+    stand_in(monkeypatch)
+    (tmp_path / "taken").write_text("a file")
+    told = command(capsys, *flags, *LORA, f"{key}=taken/here")
+    assert told.code == 2
+    assert told.err.startswith(f"adapterkit: {key}: the directory cannot be made: [Errno")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("logging", ["none", "disabled", "stdout"])
+def test_a_run_has_its_log_whatever_logging_hydra_is_told(logging, capsys, monkeypatch):
+    stand_in(monkeypatch)
+    assert command(capsys, *LORA, f"hydra/job_logging={logging}").code == 0
 
 
 def test_a_run_that_could_not_be_begun_leaves_no_log(capsys, monkeypatch, tmp_path):
