@@ -117,6 +117,8 @@ def _hint(details: ErrorDetails, place: str) -> str:
         return did_you_mean(value, _expected(details))
     if kind == "string_type" and isinstance(value, int | float):
         return f"; to pass digits as text, quote twice: \"{place}='...'\""
+    if kind == "list_type" and isinstance(value, str):
+        return f"; a list of one: {place}=[{value}]"
     if isinstance(value, dict) and kind in ("int_type", "float_type"):
         parent, _, key = place.rpartition(".")
         while isinstance(value, dict) and value:

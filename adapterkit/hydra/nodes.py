@@ -6,6 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
+
+from adapterkit.errors import BrokenPluginError
+from adapterkit.registry import declared_as
 
 MISSING = "???"
 
@@ -17,11 +21,26 @@ def node_from_model(model: type[BaseModel], *, exclude: frozenset[str] = frozens
     """
     defaults = model.model_construct()
     required = {name for name, field in model.model_fields.items() if field.is_required()}
-    dumped = defaults.model_dump(mode="json", exclude=required | exclude, warnings=False)
+    try:
+        dumped = defaults.model_dump(mode="json", exclude=required | exclude, warnings=False)
+    except PydanticSerializationError as error:
+        wrong = next(name for name in model.model_fields if name not in required and not _is_json(defaults, name))
+        raise BrokenPluginError(
+            f"{declared_as(model)}: the default of {wrong!r}, {getattr(defaults, wrong)!r}, cannot be written to a "
+            f"file: a JSON type is needed: {error}"
+        ) from error
     names = [name for name in model.model_fields if name not in exclude]
     node = OmegaConf.create({name: MISSING if name in required else _escape(dumped[name]) for name in names})
     _open_dictionaries(node, defaults)
     return node
+
+
+def _is_json(defaults: BaseModel, name: str) -> bool:
+    try:
+        defaults.model_dump(mode="json", include={name}, warnings=False)
+    except PydanticSerializationError:
+        return False
+    return True
 
 
 def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:

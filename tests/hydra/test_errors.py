@@ -55,6 +55,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "home directory": ([*LORA, "data.path=~/a.csv"], ["quoting twice", "\"data.path='~/a.csv'\""]),
     "range without end": (["-m", *LORA, "method.r=range(4,8,0)"], ["method.r: range() with a step of 0 has no end"]),
     "flag that needs another": ([*LORA, "--resolve"], ["--resolve"]),
+    "word for a list": ([*LORA, "trainer.report_to=wandb"], ["a list of one: trainer.report_to=[wandb]"]),
     "no equals sign": ([*LORA, "method.r"], ["cannot read 'method.r': expected key=value"]),
     "None for null": ([*LORA, "model.revision=None"], ["model.revision: the null value is spelled null"]),
     "None for an int": ([*LORA, "data.max_train_samples=None"], ["the null value is spelled null"]),

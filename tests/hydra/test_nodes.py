@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapterkit.config.run import RunConfig
+from adapterkit.errors import BrokenPluginError
 from adapterkit.hydra.nodes import MISSING, node_from_model, plain
 from adapterkit.registry import KINDS
 
@@ -78,6 +79,15 @@ def test_dictionaries_take_new_keys_though_the_rest_is_closed():
     root.method.inner.table["f"] = 5
     with pytest.raises(Exception, match="not in struct"):
         root.method.unknown = 1
+
+
+def test_a_default_that_no_file_can_hold_is_named():
+    class Model(BaseModel):
+        fine: int = 1
+        wrong: object = print
+
+    with pytest.raises(BrokenPluginError, match="Model: the default of 'wrong', <built-in function print>, cannot be"):
+        node_from_model(Model)
 
 
 def test_excluded_fields_are_left_out():
