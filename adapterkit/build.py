@@ -9,7 +9,7 @@ from torch import nn
 
 from adapterkit.architectures import model_path
 from adapterkit.checkpoint.keys import targets_in
-from adapterkit.config.base import PeftConfig
+from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.errors import CapabilityError
 from adapterkit.injection.tuner import Tuner
 from adapterkit.mixed import PeftMixedModel
@@ -51,6 +51,7 @@ def get_peft_model(
         TargetError: a stated module name matches nothing.
         CapabilityError: the method cannot adapt a target.
     """
+    check_is_config(peft_config)
     changes: dict[str, Any] = {"revision": revision} if revision else {}
     name = model_path(model)
     if name and not peft_config.base_model_name_or_path:
@@ -84,6 +85,7 @@ def inject_adapter_in_model(
         CapabilityError: the method needs a wrapper around the model.
         CheckpointError: no key of ``state_dict`` is of a module of this model.
     """
+    check_is_config(peft_config)
     if peft_config.is_prompt_learning:
         raise CapabilityError(f"{peft_config.peft_type} adapts a whole model's inputs: use get_peft_model")
     if state_dict is not None:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from adapterkit.blame import name_adapter
 from adapterkit.calls import kept_looked_at, prepare
-from adapterkit.config.base import PeftConfig
+from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.injection.making import with_heads
@@ -103,6 +103,7 @@ class PeftModel(Operations, Saved):
             StateError: the name is taken, or the method differs from the others' (see `PeftMixedModel`).
             TargetError: a stated module name matches nothing.
         """
+        check_is_config(peft_config)
         self._check_method(peft_config)
         config = self._with_heads(peft_config)
         options = {"low_cpu_mem_usage": low_cpu_mem_usage, "autocast_adapter_dtype": autocast_adapter_dtype}

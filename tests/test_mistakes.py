@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal
 
+import peft
 import pytest
 import torch
 from torch import nn
 
-from adapterkit import PromptTuningConfig, get_peft_model, set_peft_model_state_dict
+from adapterkit import PromptTuningConfig, get_peft_model, inject_adapter_in_model, set_peft_model_state_dict
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig
-from adapterkit.errors import BrokenPluginError, CapabilityError
+from adapterkit.errors import BrokenPluginError, CapabilityError, ConfigError
 from adapterkit.nn.adapter import LayerAdapter, PromptAdapter, WeightAdapter
 from tests.models import net
 from tests.parity.prompts import llama
@@ -125,6 +126,21 @@ def test_a_method_that_cannot_work_is_refused(config, message):
     with pytest.raises(BrokenPluginError, match=re.escape(message)):
         get_peft_model(base, config(target_modules=["query"]))
     assert type(base.layers[0].query) is nn.Linear
+
+
+@pytest.mark.parametrize("given", [peft.LoraConfig(), {"peft_type": "LORA"}], ids=["of peft", "dictionary"])
+def test_what_is_no_config_of_ours_is_refused(given):
+    model = get_peft_model(net(), of(Scaling)(target_modules=["query"]))
+    makers = [
+        lambda: get_peft_model(net(), given),
+        lambda: model.add_adapter("other", given),
+        lambda: inject_adapter_in_model(given, net()),
+    ]
+    for make in makers:
+        with pytest.raises(
+            ConfigError, match=r"a method's config of adapterkit is needed, and this is a (peft|builtins)"
+        ):
+            make()
 
 
 def test_a_config_that_adapts_nothing_is_refused():

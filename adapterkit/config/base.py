@@ -351,3 +351,16 @@ def summarize(error: ValidationError) -> str:
         what = "unknown key" if unknown else problem["msg"].removeprefix("Value error, ")
         lines.append(f"{place}: {what} (got {problem['input']!r})")
     return "; ".join(dict.fromkeys(lines))
+
+
+def check_is_config(given: object) -> None:
+    """
+    Raises:
+        ConfigError: this is no method's config of this package: PEFT's own class, a dictionary, a model.
+    """
+    if not isinstance(given, PeftConfig):
+        kind = type(given)
+        raise ConfigError(
+            f"a method's config of adapterkit is needed, and this is a {kind.__module__}.{kind.__qualname__}: make one "
+            "of the class of its name in adapterkit, or by PeftConfig.from_dict"
+        )
