@@ -101,3 +101,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or nothing."""
     near = nearest(word, choices)
     return f"; did you mean {near!r}?" if near else ""
+
+
+def of_choices(word: str, choices: Iterable[str], what: str = "Choices:") -> str:
+    """``"; did you mean 'x'? Choices: x, y"``, or after a full stop the choices alone."""
+    options = list(choices)
+    return f"{did_you_mean(word, options) or '.'} {what} {', '.join(options) or 'none'}"

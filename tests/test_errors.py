@@ -7,7 +7,7 @@ import re
 import pytest
 
 from adapterkit import errors
-from adapterkit.errors import AdapterkitError, UnknownPluginError, did_you_mean, nearest
+from adapterkit.errors import AdapterkitError, UnknownPluginError, did_you_mean, nearest, of_choices
 
 _LINE = re.compile(
     r"^ *(?P<branch>[│├└─ ]*)(?P<name>\w+Error)(?: \((?P<also>\w+)\))?(?: +exit (?P<exit>\d+))?", re.MULTILINE
@@ -65,3 +65,11 @@ def test_an_unknown_plugin_reads_as_a_sentence():
 def test_nearest(word, choices, expected):
     assert nearest(word, choices) == expected
     assert did_you_mean(word, choices) == (f"; did you mean {expected!r}?" if expected else "")
+
+
+@pytest.mark.parametrize(
+    ("word", "choices", "told"),
+    [("lroa", ["lora", "ia3"], "; did you mean 'lora'? Choices: lora, ia3"), ("zz", ["lora"], ". Choices: lora")],
+)
+def test_choices_follow_a_sentence_that_ends(word, choices, told):
+    assert of_choices(word, iter(choices)) == told

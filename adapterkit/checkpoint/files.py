@@ -18,7 +18,7 @@ from torch import Tensor
 from adapterkit.checkpoint.keys import HEAD_PREFIX, PREFIX, State
 from adapterkit.checkpoint.tensors import write_tensors
 from adapterkit.config.base import CONFIG_NAME, PeftConfig
-from adapterkit.errors import CapabilityError, CheckpointError, did_you_mean
+from adapterkit.errors import CapabilityError, CheckpointError, of_choices
 from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -69,9 +69,7 @@ class Reading:
             if value and name in _REFUSED:
                 raise CapabilityError(f"{name}={value!r} is not possible: {_REFUSED[name]}")
             if name not in known and name not in _REFUSED:
-                raise TypeError(
-                    f"unknown option {name!r}{did_you_mean(name, known)} Options: {', '.join(sorted(known))}"
-                )
+                raise TypeError(f"unknown option {name!r}{of_choices(name, sorted(known), 'Options:')}")
         return cls(
             strict=strict,
             ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes")),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean
+from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean, of_choices
 from adapterkit.registry import implementation, methods, resolve, tasks
 
 CONFIG_NAME = "adapter_config.json"
@@ -67,7 +67,7 @@ def _known_task_type(value: Any) -> Any:
     if value is None or not isinstance(value, str) or value.lower() in tasks:
         return value
     choices = [name.upper() for name in tasks]
-    raise ValueError(f"no task type {value!r}{did_you_mean(value, choices)} Choices: {', '.join(choices)}")
+    raise ValueError(f"no task type {value!r}{of_choices(value, choices)}")
 
 
 Text = Annotated[str, BeforeValidator(_no_python_none)]

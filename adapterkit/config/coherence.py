@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.choices import BUILTIN_PREFIX
 from adapterkit.config.task import TaskConfig
-from adapterkit.errors import did_you_mean
+from adapterkit.errors import of_choices
 
 if TYPE_CHECKING:
     from adapterkit.config.run import RunConfig
@@ -64,8 +64,7 @@ def _metrics(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
     places = (("trainer", "metric_for_best_model"), "eval_"), (("sweep", "metric"), "test_")
     for value, (place, prefix) in zip(chosen, places, strict=True):
         if value is not None and value.removeprefix(prefix) not in known:
-            near = did_you_mean(value, known)
-            yield Misfit(place, value, f"{task.name} has no such metric{near} It measures {', '.join(known)}")
+            yield Misfit(place, value, f"{task.name} has no such metric{of_choices(value, known, 'It measures')}")
 
 
 def _columns(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
@@ -74,8 +73,7 @@ def _columns(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
     known = (*task.default_columns, *inputs)
     for role, column in run.data.columns.items() if task.default_columns else ():
         if role not in known:
-            near = did_you_mean(role, known)
-            message = f"{task.name} reads no such column{near} Columns to choose: {', '.join(known)}"
+            message = f"{task.name} reads no such column{of_choices(role, known, 'Columns to choose:')}"
             yield Misfit(("data", "columns", role), column, message)
 
 

@@ -23,14 +23,13 @@ from adapterkit.config.choices import BUILTIN_FAMILIES, BUILTIN_PREFIX
 from adapterkit.config.coherence import misfits_of, refuse
 from adapterkit.config.task import TaskConfig
 from adapterkit.config.trainer import TrainerConfig
-from adapterkit.errors import did_you_mean
+from adapterkit.errors import of_choices
 
 
 def _known_if_built_in(name: str) -> str:
     family = name.removeprefix(BUILTIN_PREFIX)
     if family != name and family not in BUILTIN_FAMILIES:
-        choices = ", ".join(BUILTIN_PREFIX + family for family in BUILTIN_FAMILIES)
-        raise ValueError(f"no such built-in model{did_you_mean(family, BUILTIN_FAMILIES)} Choices: {choices}")
+        raise ValueError(f"no such built-in model{of_choices(name, map(BUILTIN_PREFIX.__add__, BUILTIN_FAMILIES))}")
     return name
 
 

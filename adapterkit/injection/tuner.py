@@ -14,7 +14,7 @@ from torch import nn
 from typing_extensions import override
 
 from adapterkit.config.base import PeftConfig
-from adapterkit.errors import StateError, did_you_mean
+from adapterkit.errors import StateError, of_choices
 from adapterkit.injection import encoders, replication
 from adapterkit.injection.folding import Folding
 from adapterkit.injection.gradients import Gradients
@@ -280,8 +280,7 @@ class Tuner(Operations, Folding):
         """
         for name in names:
             if name not in self.known:
-                listed = ", ".join(self.known) or "none"
-                raise StateError(f"no adapter named {name!r}{did_you_mean(name, self.known)} Adapters: {listed}")
+                raise StateError(f"no adapter named {name!r}{of_choices(name, self.known, 'Adapters:')}")
 
     def require_config(self, names: Sequence[str], doing: str) -> None:
         """Raises:

@@ -10,7 +10,7 @@ from torch import nn
 
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig
-from adapterkit.errors import CapabilityError, StateError, did_you_mean
+from adapterkit.errors import CapabilityError, StateError, of_choices
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import KINDS, SVD_KINDS, Combination
@@ -60,9 +60,7 @@ def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name
         raise StateError(f"an adapter named {name!r} is there already")
     choices = (*KINDS, *SVD_KINDS)
     if how.kind not in choices:
-        raise CapabilityError(
-            f"no combination {how.kind!r}{did_you_mean(how.kind, choices)} Choices: {', '.join(choices)}"
-        )
+        raise CapabilityError(f"no combination {how.kind!r}{of_choices(how.kind, choices)}")
     if how.density is not None and not 0 < how.density <= 1:
         raise CapabilityError(
             f"density is the share of the numbers that is kept, above 0 and at most 1, not {how.density}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from adapterkit.errors import DataError, did_you_mean
+from adapterkit.errors import DataError, did_you_mean, of_choices
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,11 @@ def assign(split: Dataset, roles: Roles, chosen: Mapping[str, str], source: str)
 def _check_chosen(roles: Roles, chosen: Mapping[str, str], there: list[str], source: str) -> None:
     for role, column in chosen.items():
         if role not in roles.default:
-            near, choices = did_you_mean(role, roles.default), ", ".join(roles.default)
-            raise DataError(f"data.columns.{role}: this task has no such role{near} Roles: {choices}")
+            choices = of_choices(role, roles.default, "Roles:")
+            raise DataError(f"data.columns.{role}: this task has no such role{choices}")
         if column not in there:
             raise DataError(
-                f"data.columns.{role}={column}: {source} has no such column{did_you_mean(column, there)} "
-                f"Columns: {', '.join(there)}"
+                f"data.columns.{role}={column}: {source} has no such column{of_choices(column, there, 'Columns:')}"
             )
 
 

@@ -14,7 +14,7 @@ import datasets
 from datasets import Dataset
 
 from adapterkit.config.run import DATA_ENDINGS, DataConfig
-from adapterkit.errors import DataError, did_you_mean
+from adapterkit.errors import DataError, of_choices
 from adapterkit.train.columns import Roles, assign
 from adapterkit.train.headers import common_header
 from adapterkit.train.readers import Columns, read_file
@@ -185,8 +185,7 @@ def _named_file(root: Path, split: str, value: str) -> list[Path]:
         if path.is_file():
             return [path]
     files = sorted(path.name for path in base.iterdir() if path.is_file())
-    near = did_you_mean(value, files)
-    raise DataError(f"data.{split}={value}: no such file in {base}{near} Files: {', '.join(files) or 'none'}")
+    raise DataError(f"data.{split}={value}: no such file in {base}{of_choices(value, files, 'Files:')}")
 
 
 def _readable(root: Path, config: DataConfig) -> list[Path]:
@@ -282,8 +281,7 @@ def _from_splits(loaded: Any, config: DataConfig, source: str) -> _Raw:
     for name, aliases in SPLITS.items():
         given = getattr(config, name)
         if given is not None and given not in there:
-            near = did_you_mean(given, there)
-            raise DataError(f"data.{name}={given}: {source} has no such split{near} Splits: {', '.join(there)}")
+            raise DataError(f"data.{name}={given}: {source} has no such split{of_choices(given, there, 'Splits:')}")
         chosen = given or next((alias for alias in aliases if alias in there), None)
         if chosen is not None:
             splits[name] = there[chosen]

@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from adapterkit.errors import ConfigError, did_you_mean
+from adapterkit.errors import ConfigError, of_choices
 from adapterkit.train.builtin import words
 
 PREFIX = "builtin:"
@@ -89,10 +89,7 @@ def family_of(name: str) -> str | None:
         return None
     family = name.removeprefix(PREFIX)
     if family not in SIZES:
-        near = did_you_mean(family, SIZES)
-        raise ConfigError(
-            f"model.name_or_path={name}: no such model{near} Choices: {', '.join(PREFIX + f for f in SIZES)}"
-        )
+        raise ConfigError(f"model.name_or_path={name}: no such model{of_choices(name, map(PREFIX.__add__, SIZES))}")
     return family
 
 

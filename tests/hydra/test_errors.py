@@ -56,6 +56,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "range without end": (["-m", *LORA, "method.r=range(4,8,0)"], ["method.r: range() with a step of 0 has no end"]),
     "flag that needs another": ([*LORA, "--resolve"], ["--resolve"]),
     "word for a list": ([*LORA, "trainer.report_to=wandb"], ["a list of one: trainer.report_to=[wandb]"]),
+    "metric": ([*LORA, "sweep.metric=zz"], ["sweep.metric: seq_cls has no such metric. It measures accuracy, f1,"]),
     "no equals sign": ([*LORA, "method.r"], ["cannot read 'method.r': expected key=value"]),
     "None for null": ([*LORA, "model.revision=None"], ["model.revision: the null value is spelled null"]),
     "None for an int": ([*LORA, "data.max_train_samples=None"], ["the null value is spelled null"]),
@@ -116,7 +117,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "built-in model": (
         [*LORA, "model.name_or_path=builtin:brt"],
-        ["model.name_or_path: no such built-in model; did you mean 'bert'?", "builtin:llama"],
+        ["model.name_or_path: no such built-in model; did you mean 'builtin:bert'?", "builtin:llama"],
     ),
     "type of another task": (
         [*LORA, "method.task_type=CAUSAL_LM"],
