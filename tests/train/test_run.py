@@ -383,6 +383,12 @@ def test_packages_that_are_not_installed_are_named(tmp_path: Path, changes: dict
     assert not (tmp_path / "run").exists()
 
 
+def test_a_decoder_that_needs_a_text_of_its_own_gives_no_features(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"builtin:t5: an encoder-decoder whose decoder needs a text of its own"):
+        run(short_run("feature_extraction", model={"name_or_path": "builtin:t5"}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.name_or_path=builtin:bert: an encoder, .* needs a decoder"):
         run(short_run("causal_lm", model={"name_or_path": "builtin:bert"}), tmp_path / "run", quiet=True)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from adapterkit.errors import AdapterkitError, ConfigError
+from adapterkit.nn.storage import device_of
 from adapterkit.train import metrics
 from adapterkit.train.builtin import similarity
 from adapterkit.train.pipeline import Batch, Encoded, Pipeline, first, own_positions
@@ -41,6 +43,15 @@ class FeatureExtractionPipeline(Pipeline):
     @classmethod
     def builtin(cls) -> Mapping[str, list[dict[str, Any]]]:
         return similarity.make()
+
+    @override
+    def fit_into(self, base: Any, virtual_tokens: int) -> None:
+        super().fit_into(base, virtual_tokens)
+        if getattr(base.config, "is_encoder_decoder", False) and not _shifts_by_itself(base):
+            raise ConfigError(
+                f"model.name_or_path={base.name_or_path}: an encoder-decoder whose decoder needs a text of its own; "
+                "feature_extraction needs an encoder or a decoder, or a model that gives both the same, as BART"
+            )
 
     @override
     def cut(self, examples: Dataset) -> Mapping[str, str]:
@@ -87,6 +98,18 @@ def mean_vectors(hidden: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask[..., None].to(hidden.dtype)
     return (own_positions(hidden, mask.shape[1]) * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+@torch.no_grad()
+def _shifts_by_itself(base: nn.Module) -> bool:
+    """Whether an encoder-decoder makes its decoder's input of the encoder's: only a call tells."""
+    try:
+        base(input_ids=torch.ones(1, 1, dtype=torch.long, device=device_of(base)))
+    except AdapterkitError:
+        return True  # an adapter lacks an input of its own, and the base is not to blame
+    except ValueError:
+        return False
+    return True
 
 
 def cosines(hidden: Tensor, mask: Tensor) -> Tensor:
