@@ -129,7 +129,8 @@ def _no_match(modules: Modules, field: str, entry: str, *, regex: bool) -> str:
             last = name.rpartition(".")[2]
             counts[last] = counts.get(last, 0) + 1
     names = {name: count for name, count in counts.items() if not name.isdigit()} or counts
-    hint = "" if regex else did_you_mean(entry.rpartition(".")[2], names)
+    named = any(is_suffix(entry, name) for name in modules)
+    hint = (f"; a list names modules: [{entry}]" if named else "") if regex else did_you_mean(_ends(entry)[-1], names)
     what = f"the regular expression {entry!r} matches no whole module name" if regex else f"{entry!r} matches no module"
     listed = ", ".join(f"{name} ({count})" for name, count in list(names.items())[:30])
     return f"{field}: {what}{hint}\n  names in this model: {listed}"

@@ -131,6 +131,7 @@ def test_numbered_layers(fields, expected):
         ({"target_modules": ["q_prj"]}, r"target_modules: 'q_prj' matches no module; did you mean 'q_proj'\?"),
         ({"target_modules": ["v_proj", "k_proj"]}, r"'k_proj' matches no module"),
         ({"target_modules": ["nope"]}, r"names in this model: .*q_proj \(5\), v_proj \(4\), norm \(4\), head \(1\)"),
+        ({"target_modules": "v_proj"}, r"matches no whole module name; a list names modules: \[v_proj\]"),
         ({"target_modules": "proj"}, "the regular expression 'proj' matches no whole module name"),
         ({"target_modules": []}, "no module is left to adapt"),
         ({"target_modules": ["v_proj"], "exclude_modules": ["w_proj"]}, "exclude_modules: 'w_proj' matches no module"),
