@@ -19,7 +19,7 @@ from adapterkit.config.base import StrictModel, Text, as_names
 from adapterkit.config.choices import EVALUATING, FSDP_OPTIONS, WITHOUT_WARM_UP, Logger, Optimizer, Scheduler
 from adapterkit.errors import did_you_mean
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _whole_above_one(steps: float) -> float:
@@ -60,14 +60,14 @@ class TrainerConfig(StrictModel):
     per_device_eval_batch_size: PositiveInt = Field(64, description="Examples per evaluation step and device.")
     gradient_accumulation_steps: PositiveInt = Field(1, description="Batches per optimizer step.")
     weight_decay: NonNegativeFloat = Field(0.0, description="Weight decay of AdamW.")
-    adam_beta1: Fraction = Field(0.9, description="First coefficient of AdamW.")
-    adam_beta2: Fraction = Field(0.999, description="Second coefficient of AdamW.")
+    adam_beta1: BelowOne = Field(0.9, description="First coefficient of AdamW.")
+    adam_beta2: BelowOne = Field(0.999, description="Second coefficient of AdamW.")
     adam_epsilon: PositiveFloat = Field(1e-8, description="Epsilon of AdamW.")
     max_grad_norm: NonNegativeFloat = Field(1.0, description="Gradients are clipped to this norm; 0 does not clip.")
     optim: Optimizer = Field("adamw_torch_fused", description="Name of the optimizer, as transformers knows it.")
     lr_scheduler_type: Scheduler = Field("linear", description="Course of the learning rate over a run.")
     warmup_steps: NonNegativeFloat = Field(0.06, description="Warm-up steps, or their share if below 1.")
-    label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Label smoothing.")
+    label_smoothing_factor: BelowOne = Field(0.0, description="Label smoothing.")
     bf16: bool = Field(False, description="Train under bfloat16 autocast.")
     fp16: bool = Field(False, description="Train under float16 autocast, with loss scaling.")
     tf32: bool | None = Field(None, description="Whether float32 products may use TF32.")
@@ -113,8 +113,10 @@ class TrainerConfig(StrictModel):
         None, description="Stop after so many evaluations without improvement; null never stops early."
     )
     early_stopping_threshold: NonNegativeFloat = Field(0.0, description="Improvement that counts as one.")
-    check_steps: PositiveInt = Field(
-        5, description="After so many steps every trainable tensor must have received a gradient and have changed."
+    check_steps: Annotated[int, Field(ge=2)] = Field(
+        5,
+        description="After so many steps every trainable tensor must have received a gradient and have changed; behind "
+        "one that begins at zero, as LoRA's A does, it takes two.",
     )
 
     @model_validator(mode="after")

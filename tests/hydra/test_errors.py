@@ -57,6 +57,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "flag that needs another": ([*LORA, "--resolve"], ["--resolve"]),
     "word for a list": ([*LORA, "trainer.report_to=wandb"], ["a list of one: trainer.report_to=[wandb]"]),
     "metric": ([*LORA, "sweep.metric=zz"], ["sweep.metric: seq_cls has no such metric. It measures accuracy, f1,"]),
+    "coefficient of one": ([*LORA, "trainer.adam_beta1=1"], ["trainer.adam_beta1: must be less than 1 (got 1)"]),
+    "check before there can be a gradient": (
+        [*LORA, "trainer.check_steps=1"],
+        ["trainer.check_steps: must be greater than or equal to 2 (got 1)"],
+    ),
     "no equals sign": ([*LORA, "method.r"], ["cannot read 'method.r': expected key=value"]),
     "None for null": ([*LORA, "model.revision=None"], ["model.revision: the null value is spelled null"]),
     "None for an int": ([*LORA, "data.max_train_samples=None"], ["the null value is spelled null"]),
