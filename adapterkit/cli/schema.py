@@ -15,7 +15,7 @@ from pydantic import create_model
 
 from adapterkit.cli.listing import survey
 from adapterkit.config.run import RunConfig
-from adapterkit.errors import EXIT_OK
+from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.files import write_text
 from adapterkit.registry import KINDS
 
@@ -31,7 +31,11 @@ Schema = dict[str, Any]
 
 
 def schema(arguments: Sequence[str]) -> int:
-    """``schema [--write DIRECTORY]``: print the schema of a run, or write all of them."""
+    """``schema [--write DIRECTORY]``: print the schema of a run, or write all of them.
+
+    Raises:
+        ConfigError: the directory cannot be written to.
+    """
     parser = argparse.ArgumentParser("adapterkit schema", description="JSON Schema of the configuration.")
     parser.add_argument(
         "--write", metavar="DIRECTORY", type=Path, help="write run, experiment, method and task schemas"
@@ -42,7 +46,10 @@ def schema(arguments: Sequence[str]) -> int:
         return EXIT_OK
     for name, content in (("run", run_schema()), ("experiment", experiment_schema()), *_preset_schemas()):
         path = directory / f"{name}.schema.json"
-        write_text(path, json.dumps(content, indent=2))
+        try:
+            write_text(path, json.dumps(content, indent=2))
+        except OSError as error:
+            raise ConfigError(f"--write {directory}: not a directory that can be written to: {error}") from error
         print(f"wrote {path}")
     return EXIT_OK
 

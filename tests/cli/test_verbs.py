@@ -185,6 +185,12 @@ def test_validate_starts_nothing(capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_schema_goes_into_directories_only(capsys, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    told = command(capsys, "schema", "--write", str(tmp_path / "taken"))
+    assert (told.code, "taken: not a directory that can be written to" in told.err) == (2, True)
+
+
 def test_the_schema_has_every_plugin_and_refuses_unknown_keys(capsys, tmp_path):
     whole = json.loads(command(capsys, "schema").out)
     names = {definition["properties"].get("peft_type", {}).get("const") for definition in whole["$defs"].values()}
