@@ -40,8 +40,8 @@ COMPOSING = ("--multirun", "-m", *(flag for flag, name in VALUE_FLAGS.items() if
 FLAGS = tuple(dict.fromkeys((*COMPOSING, *VALUE_FLAGS, *SHOWING, "--run", "-r", "--resolve", "--version")))
 """Every flag of Hydra."""
 
-SPECIAL = re.compile(r"[()#^=~!&;<>`\"\s]")
-"""Characters that Hydra's grammar does not take in an unquoted value."""
+SPECIAL = re.compile(r"[()#^=~!&;<>`\"\s]|\$\{[^}]*\$\{")
+"""What Hydra's grammar does not take in an unquoted value: characters, and an interpolation inside another."""
 
 
 @dataclass
@@ -166,9 +166,10 @@ def _cannot_parse(raw: str, error: Exception) -> str:
     if not equals:
         return f"cannot read {raw!r}: expected key=value"
     if SPECIAL.search(value) and not value.startswith(("'", '"')):
+        quoted = f"'{key}=\"{value}\"'" if "$" in value else f"\"{key}='{value}'\""  # a shell reads $ in double quotes
         return (
             f"cannot read {raw!r}: characters such as ( ) # ^ = ~ and spaces need quoting twice, for Hydra and for the "
-            f"shell:\n    \"{key}='{value}'\""
+            f"shell:\n    {quoted}"
         )
     detail = next((line for line in str(error).splitlines() if line.strip()), "").partition(" See ")[0]
     return f"cannot read {raw!r}: {detail}"

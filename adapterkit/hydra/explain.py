@@ -20,6 +20,8 @@ Where = Callable[[str], str]
 LONG = 120
 """Characters beyond which choices are told on lines of their own."""
 
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+
 NONE_HINT = "the null value is spelled null"
 
 
@@ -117,6 +119,8 @@ def _hint(details: ErrorDetails, place: str) -> str:
         return did_you_mean(value, _expected(details))
     if kind == "string_type" and isinstance(value, int | float):
         return f"; to pass digits as text, quote twice: \"{place}='...'\""
+    if kind in ("int_type", "float_type") and isinstance(value, str) and _NUMBER.fullmatch(value):
+        return "; this is text: leave its quotes out, or read an environment variable by '${oc.decode:${oc.env:NAME}}'"
     if kind == "list_type" and isinstance(value, str):
         return f"; a list of one: {place}=[{value}]"
     if isinstance(value, dict) and kind in ("int_type", "float_type"):

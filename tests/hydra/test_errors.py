@@ -62,6 +62,14 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [*LORA, "trainer.check_steps=1"],
         ["trainer.check_steps: must be greater than or equal to 2 (got 1)"],
     ),
+    "number as text": (
+        [*LORA, "method.r='4'"],
+        ["(got '4'); this is text: leave its quotes out, or read an environment variable by '${oc.decode:"],
+    ),
+    "interpolation in another": (
+        [*LORA, "method.r=${oc.decode:${oc.env:RANK}}"],
+        ["need quoting twice", "'method.r=\"${oc.decode:${oc.env:RANK}}\"'"],
+    ),
     "no equals sign": ([*LORA, "method.r"], ["cannot read 'method.r': expected key=value"]),
     "None for null": ([*LORA, "model.revision=None"], ["model.revision: the null value is spelled null"]),
     "None for an int": ([*LORA, "data.max_train_samples=None"], ["the null value is spelled null"]),
