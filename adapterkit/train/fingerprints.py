@@ -51,7 +51,8 @@ def machine() -> dict[str, Any]:
 def process() -> dict[str, Any]:
     """Which process a run is made by, of how many that train together."""
     began = psutil.Process().create_time()
-    return {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "of": launcher.count(), "argv": sys.argv}
+    place = {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "cwd": os.getcwd()}
+    return {**place, "of": launcher.count(), "argv": sys.argv}
 
 
 def base_fingerprint(model: nn.Module) -> str:

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from adapterkit.config.base import PeftConfig, summarize
-from adapterkit.config.run import RunConfig, run_config
+from adapterkit.config.run import ModelConfig, RunConfig, run_config
 from adapterkit.config.task import TaskConfig
-from adapterkit.errors import ConfigError
+from adapterkit.errors import CheckpointError, ConfigError
 from adapterkit.model import PeftModel
 from adapterkit.registry import implementation, methods, tasks
 from adapterkit.train import layout
@@ -58,14 +58,25 @@ def load_run(run: str | Path) -> LoadedRun:
         ConfigError: it is no run, or its base cannot be loaded.
         CheckpointError: the run has no adapter.
     """
-    config = load_config(run)
-    options = layout.read_manifest(Path(run)).get("model_options", {})
+    config, manifest = load_config(run), layout.read_manifest(Path(run))
+    folder = layout.adapter_folder(Path(run) / layout.ADAPTER, config.adapter_name)
+    if not folder.is_dir():
+        why = "a dry run" if config.dry_run else f"its status is {manifest.get('status', 'unknown')}"
+        raise CheckpointError(f"{run} has no adapter: {why}")
+    options = manifest.get("model_options", {})
     if "id2label" in options:
         options["id2label"] = {int(index): label for index, label in options["id2label"].items()}
     pipeline = implementation(type(config.task), "pipeline", Pipeline)
-    tokenizer = load_tokenizer(config.model, config.task, **pipeline.tokenizer_options)
-    base = load_base(config.model, config.task, **options)
+    where = _as_seen_from(manifest.get("process", {}).get("cwd", ""), config.model)
+    tokenizer = load_tokenizer(where, config.task, **pipeline.tokenizer_options)
+    base = load_base(where, config.task, **options)
     use_padding_of(base, tokenizer)
-    folder = layout.adapter_folder(Path(run) / layout.ADAPTER, config.adapter_name)
     model = PeftModel.from_pretrained(base, folder, adapter_name=config.adapter_name)
     return LoadedRun(model.eval(), tokenizer)
+
+
+def _as_seen_from(directory: str, config: ModelConfig) -> ModelConfig:
+    """The same model, by the paths that its relative ones were in a directory, where they are not here."""
+    given = {key: getattr(config, key) for key in ("name_or_path", "tokenizer")}
+    there = {key: Path(directory, name) for key, name in given.items() if name and not Path(name).is_dir()}
+    return config.model_copy(update={key: str(path) for key, path in there.items() if path.is_dir()})

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.config.layer import LayerConfig
 from adapterkit.config.run import ModelConfig, run_config
-from adapterkit.errors import CheckFailedError, ConfigError, DataError, TrainingError
+from adapterkit.errors import CheckFailedError, CheckpointError, ConfigError, DataError, TrainingError
 from adapterkit.model import PeftModel
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.view import LayerView
@@ -111,6 +111,15 @@ def test_loaded_run_is_the_trained_model(finished: Path) -> None:
     inputs = loaded.tokenizer(["the plot was good"], return_tensors="pt")
     with torch.no_grad():
         assert loaded.model(**inputs).logits.shape == (1, 2)
+
+
+def test_loaded_run_finds_its_base_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved_base(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    run(short_run(model={"name_or_path": "base"}), tmp_path / "run", quiet=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_run(tmp_path / "run").model.get_base_model().name_or_path == str(tmp_path / "base")
 
 
 def test_saved_base_of_a_user(tmp_path: Path) -> None:
@@ -215,6 +224,8 @@ class TestDryRun:
         for key in ("trainable_parameters", "all_parameters"):
             assert summary[key] == whole[key]
         assert not (tmp_path / "dry" / layout.ADAPTER).exists()
+        with pytest.raises(CheckpointError, match="has no adapter: a dry run"):
+            load_run(tmp_path / "dry")
 
     def test_finds_mistakes(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="querry"):
