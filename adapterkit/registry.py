@@ -125,7 +125,10 @@ class Plugin:
     def _problems(self, loaded: type[Any]) -> Iterator[str]:
         """What is wrong with a config class, as words that follow its name."""
         missing = sorted(name for name in getattr(loaded, "__class_vars__", ()) if not hasattr(loaded, name))
-        if missing:
+        fields = [name for name in missing if name in loaded.model_fields]
+        if fields:
+            yield f"has {' and '.join(fields)} among its fields: annotate it as a ClassVar[str]"
+        elif missing:
             yield f"has no {' and no '.join(missing)}"
         key = DISCRIMINATOR[self.kind]
         field = loaded.model_fields.get(key)

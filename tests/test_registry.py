@@ -106,6 +106,7 @@ def test_an_entry_point_that_names_no_class_is_told_and_hurts_no_other(site, val
     ("source", "message"),
     [
         (good("OTHER"), "has peft_type 'OTHER': it is to be declared as 'other', or to have peft_type 'BAD'"),
+        (good("BAD").replace("ClassVar[str]", "str"), r"has adapter among its fields: annotate it as a ClassVar\[str"),
         (good().replace("peft_type", "kind"), "has no peft_type: a Literal with a default, 'BAD'"),
         (
             good("BAD") + "    runtime_fields: ClassVar = {'speed'}\n",
