@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
@@ -37,11 +41,17 @@ class AdapterTrainer(Trainer):
     on with the very tensors that it had. What a method does in every step (AdaLoRA's ranks) is done, and several
     processes train together even where the model was evaluated first.
 
-    Other trainers become like it by ``class MyTrainer(AdapterTrainer, Seq2SeqTrainer)``.
+    Other trainers become like it by ``class MyTrainer(AdapterTrainer, Seq2SeqTrainer)``, those of TRL among them. Where
+    they compute a loss of their own, the columns it needs and how it is divided are theirs.
 
     Raises:
         CapabilityError: the model is no `PeftModel`.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {parent.__module__ for parent in cls.__mro__}:
+            _recognise(sys.modules[name])
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given: Any = args[0] if args else kwargs.get("model")
@@ -53,7 +63,8 @@ class AdapterTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(schedules.ScheduleSteps())
         base = self.adapted.get_base_model()
-        self.model_accepts_loss_kwargs = takes_counts(base) and not self.args.label_smoothing_factor
+        if self._computes_usual_loss:
+            self.model_accepts_loss_kwargs = takes_counts(base) and not self.args.label_smoothing_factor
         self.can_return_loss = can_return_loss(type(base))
         if self.args.label_names is None:
             self.label_names = find_labels(type(base))
@@ -63,6 +74,11 @@ class AdapterTrainer(Trainer):
         """The model, without what it is wrapped in for training."""
         model: PeftModel = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model
+
+    @property
+    def _computes_usual_loss(self) -> bool:
+        """Whether the loss is that of transformers' own trainers, and not of one that this class is mixed with."""
+        return super().compute_loss.__func__ is Trainer.compute_loss
 
     # -- computing ----------------------------------------------------------------------------------------------------
 
@@ -81,11 +97,15 @@ class AdapterTrainer(Trainer):
     @override
     def _set_signature_columns_if_needed(self) -> None:
         columns: list[str] | None = self._signature_columns  # type: ignore[has-type]
-        if columns is None:
-            model = self.adapted
-            names = inspect.signature(model.get_base_model().forward).parameters
-            own = [name for config in model.peft_config.values() for name in sorted(config.forward_inputs)]
-            self._signature_columns = [*dict.fromkeys([*names, *own, "label", "label_ids", *self.label_names])]
+        if columns is not None:
+            return
+        model = self.adapted
+        names: list[str] = [*inspect.signature(model.get_base_model().forward).parameters, "label", "label_ids"]
+        if not self._computes_usual_loss:
+            super()._set_signature_columns_if_needed()
+            names = self._signature_columns  # type: ignore[has-type]
+        own = [name for config in model.peft_config.values() for name in sorted(config.forward_inputs)]
+        self._signature_columns = [*dict.fromkeys([*names, *own, *self.label_names])]
 
     @override
     def compute_loss(
@@ -95,16 +115,18 @@ class AdapterTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        loss, outputs = self._loss(model, inputs, num_items_in_batch)
+        loss, outputs = self._loss(model, inputs, return_outputs, num_items_in_batch)
         if model.training and torch.is_grad_enabled() and not loss.requires_grad:
             raise CheckFailedError("the loss depends on nothing that is trained: does the forward use the adapter?")
         return (loss, outputs) if return_outputs else loss
 
     def _loss(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+        self, model: nn.Module, inputs: dict[str, Any], wants_outputs: bool, num_items_in_batch: Tensor | int | None
     ) -> tuple[Tensor, Any]:
-        if self.label_smoother is None or "labels" not in inputs or self.compute_loss_func is not None:
-            return super().compute_loss(model, inputs, True, num_items_in_batch)  # type: ignore[no-any-return]
+        is_smoothed = self.label_smoother is not None and "labels" in inputs and self.compute_loss_func is None
+        if not (is_smoothed and self._computes_usual_loss):
+            found: Any = super().compute_loss(model, inputs, wants_outputs, num_items_in_batch)
+            return found if wants_outputs else (found, None)
         outputs = model(**inputs)
         loss = self._smoothed(outputs["logits"], inputs["labels"])
         return (schedules.add_loss(self._schedules, loss) if model.training else loss), outputs
@@ -193,6 +215,21 @@ class AdapterTrainer(Trainer):
         for name in model.peft_config:
             model.load_adapter(adapter_folder(folder, name), name)
         _copy(trained, model)
+
+
+def _recognise(module: ModuleType) -> None:
+    """Let a trainer's module, which asks accelerate whether a model is of PEFT's classes, take ours for one.
+
+    TRL goes by the answer when it looks for the base model, and for the reference that a model is without its adapters.
+    """
+    asked: Any = vars(module).get("is_peft_model")
+    if asked is not None and not hasattr(asked, "__wrapped__"):
+
+        @functools.wraps(asked)
+        def is_peft_model(model: nn.Module) -> bool:
+            return isinstance(extract_model_from_parallel(model), PeftModel) or asked(model)
+
+        vars(module)["is_peft_model"] = is_peft_model
 
 
 def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:

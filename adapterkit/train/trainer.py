@@ -77,10 +77,10 @@ class RunTrainer(AdapterTrainer):
 
     @override
     def _loss(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+        self, model: nn.Module, inputs: dict[str, Any], wants_outputs: bool, num_items_in_batch: Tensor | int | None
     ) -> tuple[Tensor, Any]:
         if not self.pipeline.computes_loss:
-            return super()._loss(model, inputs, num_items_in_batch)
+            return super()._loss(model, inputs, wants_outputs, num_items_in_batch)
         loss, outputs = self.pipeline.loss(model, inputs)
         return (schedules.add_loss(self._schedules, loss) if model.training else loss), outputs
 
