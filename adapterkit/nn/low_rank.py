@@ -50,10 +50,11 @@ def low_rank_linear(
         return add_traced(F.linear(x, weight, bias), x, a, b, scaling)
     if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
-        return LowRankLinear.apply(x, weight, bias, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
+        made = LowRankLinear.apply(x, weight, bias, a, b, scaling, dropout, seed)  # type: ignore[no-untyped-call]
+        return _shaped(made, x)
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
     thin = type_of_products(x)
-    return _forward(x, mask, weight, bias, _typed(a, thin), _typed(b, thin), scaling * rescale(dropout))[0]
+    return _shaped(_forward(x, mask, weight, bias, _typed(a, thin), _typed(b, thin), scaling * rescale(dropout))[0], x)
 
 
 def low_rank_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, *, dropout: float = 0.0) -> Tensor:
@@ -72,10 +73,10 @@ def low_rank_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, 
         return add_traced(y, x, a, b, scaling)
     if torch.is_grad_enabled() and (y.requires_grad or x.requires_grad or a.requires_grad or b.requires_grad):
         seed = draw_seed() if dropout else 0
-        return LowRankBeside.apply(y, x, a, b, scaling, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
+        return _shaped(LowRankBeside.apply(y, x, a, b, scaling, dropout, seed), y)  # type: ignore[no-untyped-call]
     mask = keep_mask(x, dropout, draw_seed()) if dropout else None
     thin = type_of_products(x)
-    return _added(y, _inner(x, mask, _typed(a, thin)), _typed(b, thin), scaling * rescale(dropout))
+    return _shaped(_added(y, _inner(x, mask, _typed(a, thin)), _typed(b, thin), scaling * rescale(dropout)), y)
 
 
 def product_added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -84,7 +85,7 @@ def product_added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) ->
         kernels = _kernels_for_row(y, x, a, b)
         if kernels is not None:
             return kernels.add_product(torch.empty_like(y), y, x, a, b, scaling)  # type: ignore[no-any-return]
-    return _added(y, _inner(x, None, a), b, scaling)
+    return _shaped(_added(y, _inner(x, None, a), b, scaling), y)
 
 
 def type_of_products(x: Tensor) -> torch.dtype:
@@ -127,7 +128,7 @@ def product_beside(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b:
         if kernels is not None:
             y = F.linear(x, weight, bias)
             return kernels.add_product(y, y, x, a, b, scaling)  # type: ignore[no-any-return]
-    return _forward(x, None, weight, bias, a, b, scaling)[0]
+    return _shaped(_forward(x, None, weight, bias, a, b, scaling)[0], x)
 
 
 def _kernels_for_row(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Any:
@@ -144,13 +145,21 @@ def _kernels_for_row(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Any:
 def _forward(
     x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """``W x + b + s B A (mask x)`` and ``A (mask x)``, which has the type of ``A`` and ``B``."""
-    shape = x.shape
-    rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])  # 2-D is the shorter way through PyTorch, too
+    """``W x + b + s B A (mask x)`` as ``(rows, out)``, and ``A (mask x)``, which has the type of ``A`` and ``B``."""
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])  # 2-D is the shorter way through PyTorch, too
     y = F.linear(rows, weight, bias)
     low = _inner(rows, mask, a)
     _add_product(y, low, b.t(), scaling)
-    return (y if len(shape) == 2 else y.view(*shape[:-1], y.shape[1])), low
+    return y, low
+
+
+def _shaped(flat: Tensor, like: Tensor) -> Tensor:
+    """``flat (rows, out)`` as ``(..., out)``, where ``like`` is ``(..., any)``.
+
+    Outside of the functions below: models write into what their layers give (``query /= 8``), which PyTorch forbids for
+    a view that a function has made.
+    """
+    return flat if like.ndim == 2 else flat.view(*like.shape[:-1], flat.shape[1])
 
 
 def _inner(x: Tensor, mask: Tensor | None, a: Tensor) -> Tensor:
@@ -160,13 +169,11 @@ def _inner(x: Tensor, mask: Tensor | None, a: Tensor) -> Tensor:
 
 
 def _added(y: Tensor, low: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """``y + s B low`` in a new tensor of the type and shape of ``y``."""
+    """``y + s B low`` as ``(rows, out)``, in a new tensor of the type of ``y``."""
     rows = y if y.ndim == 2 else y.reshape(-1, y.shape[-1])
     if y.dtype is low.dtype:
-        added = torch.addmm(rows, low, b.t(), alpha=scaling)
-    else:
-        added = rows.to(low.dtype).addmm_(low, b.t(), alpha=scaling).to(y.dtype)
-    return added.view(y.shape)
+        return torch.addmm(rows, low, b.t(), alpha=scaling)
+    return rows.to(low.dtype).addmm_(low, b.t(), alpha=scaling).to(y.dtype)
 
 
 def _in_autocast(x: Tensor) -> Tensor:
@@ -189,7 +196,7 @@ def _add_product(y: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tens
 
 
 class LowRankLinear(torch.autograd.Function):
-    """`low_rank_linear` with its derivative."""
+    """`low_rank_linear` with its derivative; the output is ``(rows, out)``."""
 
     @staticmethod
     def forward(
@@ -220,10 +227,10 @@ class LowRankLinear(torch.autograd.Function):
             shares = _differentiable(grad, x, weight, *factors, scaling, mask)
             return shares[0], None, None, *shares[1:], None, None, None
         needs_x, _, _, *needs = ctx.needs_input_grad
-        flat, grad_x = grad.reshape(-1, grad.shape[-1]), None
-        grad_low, grad_a, grad_b = _to_factors(needs, flat, x, a, own_a, own_b, low, scaling, mask)
+        grad_x = None
+        grad_low, grad_a, grad_b = _to_factors(needs, grad, x, a, own_a, own_b, low, scaling, mask)
         if needs_x:
-            grad_x = flat @ weight
+            grad_x = grad @ weight
             if mask is None:
                 _add_product(grad_x, grad_low, a, scaling)
             else:
@@ -233,7 +240,7 @@ class LowRankLinear(torch.autograd.Function):
 
 
 class LowRankBeside(torch.autograd.Function):
-    """`low_rank_beside` with its derivative."""
+    """`low_rank_beside` with its derivative; the output is ``(rows, out)``."""
 
     @staticmethod
     def forward(
@@ -254,18 +261,20 @@ class LowRankBeside(torch.autograd.Function):
         needs_y, needs_x, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
             factors = own_a.to(x.dtype), own_b.to(x.dtype)
-            return grad, *_differentiable(grad.to(x.dtype), x, None, *factors, scaling, mask), None, None, None
-        flat, grad_x = grad.reshape(-1, grad.shape[-1]), None
-        grad_low, grad_a, grad_b = _to_factors(needs, flat, x, a, own_a, own_b, low, scaling, mask)
+            shares = _differentiable(grad.to(x.dtype), x, None, *factors, scaling, mask)
+            return grad.reshape(*x.shape[:-1], -1), *shares, None, None, None
+        grad_x = None
+        grad_low, grad_a, grad_b = _to_factors(needs, grad, x, a, own_a, own_b, low, scaling, mask)
         if needs_x:
             share = torch.addmm(grad_low.new_empty(()), grad_low, a, beta=0, alpha=scaling).view(x.shape)
             grad_x = _typed(share if mask is None else share.mul_(mask), x.dtype)
-        return grad if needs_y else None, grad_x, grad_a, grad_b, None, None, None
+        grad_y = grad.reshape(*x.shape[:-1], -1) if needs_y else None
+        return grad_y, grad_x, grad_a, grad_b, None, None, None
 
 
 def _to_factors(
     needs: Sequence[bool],
-    flat: Tensor,
+    grad: Tensor,
     x: Tensor,
     a: Tensor,
     own_a: Tensor,
@@ -274,9 +283,9 @@ def _to_factors(
     scaling: float,
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradients of ``A x (rows, r)``, A and B from the output's, ``flat (rows, out)``; ``a`` is A in the type of
+    """The gradients of ``A x (rows, r)``, A and B from the output's, ``grad (rows, out)``; ``a`` is A in the type of
     the product."""
-    b, thin = _typed(own_b, low.dtype), _typed(flat, low.dtype)
+    b, thin = _typed(own_b, low.dtype), _typed(grad, low.dtype)
     grad_low, grad_a, grad_b = times(thin, b), None, None
     if needs[0]:
         kept = _typed((x if mask is None else x * mask).reshape(-1, x.shape[-1]), low.dtype)
@@ -293,9 +302,9 @@ def _differentiable(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, A and B in operations that autograd can follow; without a weight, of the product alone."""
     kept = x if mask is None else x * mask
-    flat, rows = grad.reshape(-1, grad.shape[-1]), kept.reshape(-1, x.shape[-1])
-    grad_low = flat @ b
+    rows = kept.reshape(-1, x.shape[-1])
+    grad_low = grad @ b
     share = (grad_low @ a).view(x.shape) * scaling
     share = share if mask is None else share * mask
-    grad_x = share if weight is None else grad @ weight + share
-    return grad_x, grad_low.t() @ rows * scaling, flat.t() @ (rows @ a.t()) * scaling
+    grad_x = share if weight is None else (grad @ weight).view(x.shape) + share
+    return grad_x, grad_low.t() @ rows * scaling, grad.t() @ (rows @ a.t()) * scaling

@@ -1,4 +1,5 @@
-"""The other ways to derive: forward mode, many gradients at once, the second derivative, autocast of float64."""
+"""The other ways to derive: forward mode, many gradients at once, the second derivative, outputs that are written to,
+autocast of float64."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from adapterkit.nn.low_rank import low_rank_beside, low_rank_linear
 
 
 class Tensors:
-    def __init__(self, dtype=torch.float64) -> None:
+    def __init__(self, dtype=torch.float64, rows=(5,)) -> None:
         torch.manual_seed(0)
-        self.x, self.a, self.b = (torch.randn(size, dtype=dtype) for size in ((5, 6), (2, 6), (4, 2)))
+        self.x, self.a, self.b = (torch.randn(size, dtype=dtype) for size in ((*rows, 6), (2, 6), (4, 2)))
         self.weight, self.bias = torch.randn(4, 6, dtype=dtype), torch.randn(4, dtype=dtype)
 
     def inside(self, x, a, b):
@@ -27,9 +28,14 @@ class Tensors:
 
 
 @pytest.fixture(params=["inside", "beside"])
-def both(request):
-    tensors = Tensors()
-    return getattr(tensors, request.param), tensors
+def way(request):
+    return request.param
+
+
+@pytest.fixture(params=[(5,), (2, 3)], ids=["rows", "columns"])
+def both(request, way):
+    tensors = Tensors(rows=request.param)
+    return getattr(tensors, way), tensors
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
@@ -48,7 +54,7 @@ def test_forward_mode(both, trained):
 
 def test_many_gradients_at_once(both):
     computed, t = both
-    found, many = [], torch.randn(3, 5, 4, dtype=torch.float64)
+    found, many = [], torch.randn(3, *t.x.shape[:-1], 4, dtype=torch.float64)
     for function in (computed, t.plain):
         given = [v.clone().requires_grad_() for v in (t.x, t.a, t.b)]
         found.append(torch.autograd.grad(function(*given), given, many, is_grads_batched=True))
@@ -61,7 +67,18 @@ def test_the_second_derivative(both):
     assert torch.autograd.gradgradcheck(computed, given)
 
 
-@pytest.mark.parametrize("way", ["inside", "beside"])
+def test_the_output_may_be_written_to(both):
+    computed, t = both
+    found = []
+    for function in (computed, t.plain):
+        given = [v.clone().requires_grad_() for v in (t.x, t.a, t.b)]
+        y = function(*given)
+        y /= 8  # as Longformer's queries are
+        y[0] = 1  # as what Wav2Vec2 masks
+        found.append(torch.autograd.grad(y.square().sum(), given))
+    torch.testing.assert_close(*found)
+
+
 def test_autocast_leaves_float64_alone(way):
     t = Tensors()
     with torch.autocast("cpu", torch.bfloat16):
