@@ -84,6 +84,10 @@ ADAPTED_WHOLE = frozenset({"bart", "mt5", "opt", "t5"})
 """Families of which some methods adapt every linear layer of a block where it is not said which."""
 
 
+COLUMNS_FIRST = frozenset({"led", "longformer", "mlcd", "mlcd_vision_model", "xlnet"})
+"""Families whose layers have a sequence's columns in dimension 0, where those of all others have the batch's rows."""
+
+
 class Fused(NamedTuple):
     """The layers that a family had in transformers 4 and that are parts of parameters since."""
 

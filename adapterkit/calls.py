@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from adapterkit.architectures import COLUMNS_FIRST, model_type
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.routing import looked_at_once
@@ -22,12 +23,15 @@ def prepare(tuner: Tuner, adapter_names: Sequence[str] | None, args: tuple[Any, 
 
     Raises:
         StateError: a name in ``adapter_names`` is unknown, or their number is not the number of rows.
+        CapabilityError: layers cannot tell the rows of this model apart.
     """
     selection = tuner.selection
     selection.routes = _routes(tuner, adapter_names, args, kwargs)
     selection.last_routes = selection.routes or selection.last_routes
     try:
         _take_inputs(tuner, args, kwargs)
+        if selection.routes is not None or selection.inputs:
+            _check_rows(tuner)
     except BaseException:
         selection.forget()
         raise
@@ -44,6 +48,16 @@ def _routes(tuner: Tuner, names: Sequence[str] | None, args: tuple[Any, ...], kw
         raise StateError(f"adapter_names has {len(names)} names for a batch of {sizes[0]} rows")
     before = tuner.selection.last_routes
     return before if before is not None and before.names == tuple(names) else Routes.of(names)
+
+
+def _check_rows(tuner: Tuner) -> None:
+    """Whether layers find the batch's rows where they look for them, in dimension 0."""
+    if tuner.layers and model_type(tuner.model) in COLUMNS_FIRST:
+        what = "adapter_names" if tuner.selection.routes is not None else ", ".join(tuner.selection.inputs)
+        raise CapabilityError(
+            f"{what}: the layers of a {type(tuner.model).__name__} have the columns in dimension 0, where the rows "
+            "would have to be, to be told apart"
+        )
 
 
 def kept_looked_at(tuner: Tuner) -> AbstractContextManager[None]:

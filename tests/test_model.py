@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, XLNetConfig, XLNetModel
 
 from adapterkit import LoraConfig, PeftModel, get_peft_model
-from adapterkit.errors import StateError
+from adapterkit.errors import CapabilityError, StateError
 from tests.models import batch, lora, move, net, pair, trainable
 
 
@@ -164,6 +164,14 @@ class TestRows:
     def test_a_wrong_number_is_an_error(self):
         with pytest.raises(StateError, match="3 names for a batch of 4 rows"):
             pair()(batch(), adapter_names=["one"] * 3)
+
+    def test_a_model_whose_layers_have_columns_first(self):
+        config = XLNetConfig(vocab_size=30, d_model=8, n_layer=1, n_head=2, d_inner=8)
+        model = get_peft_model(XLNetModel(config), lora(target_modules=["layer_1"]))
+        x = torch.zeros(2, 4, dtype=torch.long)  # four columns could be taken for two rows by two beams
+        with pytest.raises(CapabilityError, match="adapter_names: the layers of a XLNetModel have the columns in dim"):
+            model(x, adapter_names=["default", "__base__"])
+        model(x)
 
     @pytest.mark.parametrize("beams", [1, 3])
     def test_generation(self, beams):
