@@ -42,12 +42,17 @@ ARCHITECTURES: Mapping[str, Roles] = {
     **dict.fromkeys(
         (
             "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3n_text",
-            "olmo", "olmo2", "olmo3", "granite", "cohere", "cohere2", "stablelm", "smollm3", "starcoder2", "helium",
-            "nemotron", "exaone4", "glm", "glm4", "ernie4_5", "arcee", "hunyuan_v1_dense", "seed_oss", "apertus",
-            "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "llama4_text", "llama4", "diffllama", "bitnet",
+            "olmo", "olmo2", "olmo3", "granite", "cohere", "cohere2", "stablelm", "smollm3", "helium", "exaone4",
+            "ernie4_5", "hunyuan_v1_dense", "seed_oss", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe",
+            "llama4_text", "llama4", "diffllama", "bitnet",
         ),
         _LLAMA,
     ),
+    **dict.fromkeys(
+        ("nemotron", "arcee", "apertus"), _roles("q_proj k_proj v_proj o_proj", "up_proj down_proj", "self_attn")
+    ),
+    **dict.fromkeys(("glm", "glm4"), _roles("q_proj k_proj v_proj o_proj", "gate_up_proj down_proj", "self_attn")),
+    "starcoder2": _roles("q_proj k_proj v_proj o_proj", "c_fc c_proj", "self_attn"),
     **dict.fromkeys(
         ("bart", "mbart", "opt", "m2m_100", "marian", "pegasus", "blenderbot", "whisper", "speech_to_text", "plbart"),
         _BART,
@@ -71,7 +76,6 @@ ARCHITECTURES: Mapping[str, Roles] = {
     "phi3": _roles("qkv_proj o_proj", "gate_up_proj down_proj"),
     "mpt": _roles("Wqkv out_proj", "up_proj down_proj"),
     "chatglm": _roles("query_key_value attention.dense", "dense_h_to_4h dense_4h_to_h"),
-    "vit": _roles("query key value attention.output.dense", "intermediate.dense output.dense"),
     "clip_text_model": _BART,
     "clip_vision_model": _BART,
     "siglip_text_model": _BART,

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from adapterkit import LoraConfig
-from adapterkit.architectures import ARCHITECTURES, ROLES
+from adapterkit.architectures import ARCHITECTURES, ROLES, roles_of
 from adapterkit.errors import CapabilityError, TargetError
 from adapterkit.targets.matching import match_targets, matching, modules_of, suffixes
 
@@ -192,3 +192,13 @@ def test_every_family_names_known_roles(family):
     roles = ARCHITECTURES[family]
     assert {"query", "value"} <= roles.keys() <= set(ROLES)
     assert all(name and not name.startswith(".") for name in roles.values())
+
+
+@pytest.mark.parametrize("family", ["apertus", "arcee", "glm", "glm4", "starcoder2", "vit"])
+def test_the_names_are_those_of_the_family(family):
+    config = transformers.AutoConfig.for_model(family, num_hidden_layers=1, head_dim=64)
+    with torch.device("meta"):
+        modules = modules_of(transformers.AutoModel.from_config(config))
+    roles = roles_of(family, modules)
+    assert all(matching(modules, [name], role) for role, name in roles.items())
+    assert set(ROLES) - {"ffn_gate", "attention"} <= roles.keys()
