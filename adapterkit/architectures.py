@@ -92,6 +92,35 @@ COLUMNS_FIRST = frozenset({"led", "longformer", "mlcd", "mlcd_vision_model", "xl
 """Families whose layers have a sequence's columns in dimension 0, where those of all others have the batch's rows."""
 
 
+READ: Mapping[str, tuple[str, ...]] = {
+    "WavLMAttention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "JambaMambaMixer": ("dt_proj", "conv1d"),
+    **dict.fromkeys(("MambaMixer", "FalconMambaMixer"), ("x_proj", "dt_proj", "out_proj", "conv1d")),
+    **dict.fromkeys(
+        (
+            "Mamba2Mixer", "BambaMixer", "FalconH1Mixer", "GraniteMoeHybridMambaLayer", "NemotronHMamba2Mixer",
+            "Zamba2MambaMixer",
+        ),
+        ("out_proj", "conv1d"),
+    ),
+    **dict.fromkeys(
+        (
+            "ZambaMambaMixer", "Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet",
+            "OlmoHybridGatedDeltaNet", "KimiLinearDeltaAttention", "BailingHybridDeltaAttention",
+        ),
+        ("conv1d",),
+    ),
+    **dict.fromkeys(("Lfm2ShortConv", "Lfm2MoeShortConv"), ("conv",)),
+    "LongcatFlashTopkRouter": ("classifier",),
+    **dict.fromkeys(
+        ("DetrMHAttentionMap", "ConditionalDetrMHAttentionMap", "MaskFormerDetrMHAttentionMap"), ("k_proj",)
+    ),
+    "DabDetrMHAttentionMap": ("k_linear",),
+}  # fmt: skip
+"""Blocks that read the weights of layers in them, where they would be called: class -> the layers' names. Some do so on
+a GPU, or in training, only."""
+
+
 class Fused(NamedTuple):
     """The layers that a family had in transformers 4 and that are parts of parameters since."""
 

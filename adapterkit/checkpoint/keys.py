@@ -44,10 +44,12 @@ def parts_of(model: nn.Module, name: str) -> dict[str, tuple[str, nn.Module]]:
 
 
 def _wrapped(tuner: Tuner, name: str) -> dict[str, int]:
-    """The modules that PEFT puts wrappers around for their parameters, and how many for adapter ``name``."""
+    """The modules that PEFT puts wrappers around for their parameters, and how many for adapter ``name``: none for
+    those of a layer inside."""
     layers = {target: layer for target, layer in tuner.layers.items() if layer.uses("parameter_adapters")}
     held: dict[str, Any] = {target: layer.parameter_adapters._modules.get(name) for target, layer in layers.items()}
-    return {target: len(made.adapters) for target, made in held.items() if isinstance(made, ParameterAdapters)}
+    made = {target: each for target, each in held.items() if isinstance(each, ParameterAdapters)}
+    return {target: sum("." not in name for name in each.parameter_names) for target, each in made.items()}
 
 
 def _inside(target: str, wrapped: Mapping[str, int]) -> str:

@@ -28,7 +28,7 @@ from adapterkit.registry import declared_as, tasks
 from adapterkit.targets.biases import Parts, with_biases
 from adapterkit.targets.experts import with_experts
 from adapterkit.targets.matching import Modules, match_subset, match_targets, matching, suffixes
-from adapterkit.targets.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots
+from adapterkit.targets.parameters import Spot, attention_spots, by_slot, check_spots, parameter_spots, read_spots
 from adapterkit.targets.tokens import make_token_rows
 from adapterkit.targets.tying import Tied
 
@@ -74,10 +74,10 @@ class Maker:
 
     def _spots(self, config: LayerConfig, chosen: Sequence[str]) -> list[Spot]:
         """The places for adapters: the chosen modules, or what they compute with, and parameters."""
-        attention = attention_spots(self.names, chosen)
-        inside = {spot.target for spot in attention}
-        called = [Spot(target, target, self._view(target)) for target in chosen if target not in inside]
-        spots = [*called, *attention, *parameter_spots(self.names, config)]
+        read = [*attention_spots(self.names, chosen), *read_spots(self.names, chosen)]
+        names = {spot.name for spot in read}
+        called = [Spot(target, target, self._view(target)) for target in chosen if target not in names]
+        spots = [*called, *read, *parameter_spots(self.names, config)]
         check_spots(self.names, spots, config.adapter_class(), config.peft_type)
         _check_patterns(config, [spot.name for spot in spots])
         return spots

@@ -75,6 +75,11 @@ class ParameterAdapters(nn.Module):
         super().__init__()
         self.adapters = nn.ModuleList(adapters)
 
+    @property
+    def parameter_names(self) -> list[str]:
+        """The parameters that are changed, by name in the module."""
+        return [adapter.layer.name for adapter in self.adapters]  # type: ignore[union-attr, misc]
+
 
 def changed_parameters(held: Sequence[ParameterAdapters], *, exact: bool) -> dict[str, Tensor]:
     """The parameters as their adapters want them, by name, in the orientation in which they are stored.

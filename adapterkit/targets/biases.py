@@ -7,6 +7,7 @@ and stays frozen; its ``out_proj.bias`` is one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +17,7 @@ from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 from adapterkit.nn.view import LayerView
 from adapterkit.targets.matching import Modules
-from adapterkit.targets.parameters import base_of
+from adapterkit.targets.parameters import base_of, is_read
 
 Parts = dict[str, dict[str, nn.Module]]
 """Slot of `AdaptedLayer` -> name of the layer -> what an adapter has there."""
@@ -35,7 +36,8 @@ def with_biases(
         saved: names of the modules that are trained whole, biases included.
 
     Raises:
-        CapabilityError: a bias belongs to a module whose parameters are adapted, and that has no weight beside it.
+        CapabilityError: a bias belongs to a module whose parameters are adapted, and that has no weight beside it; or
+            to a layer that is never called.
     """
     mode = getattr(config, "bias", "none")
     if mode == "none":
@@ -44,15 +46,27 @@ def with_biases(
     whole = set(saved)
     biases: dict[str, nn.Module] = {}
     changes: dict[str, nn.Module] = dict(changed)
-    for name in modules if mode == "all" else [*called, *changed]:
+    for name in modules if mode == "all" else [*called, *changed, *_layers_in(changed)]:
         if _within(name, whole) or _is_read(name, modules):
             continue
         made = _inside(name, modules[name], changed)
         if made is not None:
             changes[name] = ParameterAdapters([*getattr(changed.get(name), "adapters", ()), made])
         elif _has_bias(modules[name]):
+            if is_read(name, modules):
+                raise CapabilityError(f"bias={mode!r}: {name!r} is never called: the block around it reads its bias")
             biases[name] = BiasAdapter(view_of(name))
     return {**parts, "biases": biases, "parameter_adapters": changes}
+
+
+def _layers_in(changed: Mapping[str, Any]) -> list[str]:
+    """The layers inside modules that are called with other weights for them."""
+    return [
+        f"{owner}.{parameter.rpartition('.')[0]}"
+        for owner, made in changed.items()
+        for parameter in made.parameter_names
+        if "." in parameter
+    ]
 
 
 def _within(name: str, whole: set[str]) -> bool:

@@ -1,4 +1,5 @@
-"""Which adapters change parameters that no layer of their own applies: ``target_parameters``, and attention modules."""
+"""Which adapters change parameters that no layer of their own applies: ``target_parameters``, attention modules, and
+layers whose weights others read."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from adapterkit.architectures import READ
 from adapterkit.config.layer import LayerConfig, is_suffix
 from adapterkit.errors import CapabilityError, TargetError, did_you_mean
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
-from adapterkit.nn.view import LayerView
+from adapterkit.nn.storage import is_quantised
+from adapterkit.nn.view import LayerView, kind_of
 from adapterkit.targets.matching import Modules
 
 FIELD = "target_parameters"
@@ -110,6 +113,31 @@ def attention_spots(modules: Modules, chosen: Sequence[str]) -> list[Spot]:
         outer = ParameterView(attention, "out_proj.weight", "out_proj.bias" if has_bias else None)
         spots += [Spot(target, target, inner, ""), Spot(target, target, outer, "base_layer.out_proj.")]
     return spots
+
+
+def read_spots(modules: Modules, chosen: Sequence[str]) -> list[Spot]:
+    """The weights of those layers among ``chosen`` that are read by the block around them, which is called with them.
+
+    Raises:
+        CapabilityError: such a layer is a convolution.
+    """
+    spots = []
+    for target in (name for name in chosen if is_read(name, modules)):
+        owner, _, leaf = target.rpartition(".")
+        layer = base_of(modules[target])
+        if kind_of(layer) != "linear":
+            raise CapabilityError(f"{target!r} is never called: {owner!r} reads its weight")
+        bias = None if layer._parameters.get("bias") is None else f"{leaf}.bias"
+        spots.append(Spot(owner, target, ParameterView(base_of(modules[owner]), f"{leaf}.weight", bias), f"{leaf}."))
+    return spots
+
+
+def is_read(name: str, modules: Modules) -> bool:
+    """Whether the block around a layer reads its weight where it would call it. Quantised layers are called."""
+    owner, _, leaf = name.rpartition(".")
+    block = modules.get(owner)
+    read = () if block is None else READ.get(type(base_of(block)).__name__, ())
+    return leaf in read and not is_quantised(base_of(modules[name]))
 
 
 def check_spots(modules: Modules, spots: Sequence[Spot], implementation: type[LayerAdapter], method: str) -> None:

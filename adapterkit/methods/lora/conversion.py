@@ -139,7 +139,9 @@ def _belongs(key: str, adapters: Mapping[str, LayerAdapter]) -> bool:
 def _pattern(stem: str, adapter: LayerAdapter) -> str:
     """The name that patterns of ranks go by."""
     target, view = stem.removesuffix(adapter.prefix).removesuffix("."), adapter.layer
-    return f"{target}.{view.name}" if isinstance(view, ParameterView) and not _in_attention(view) else target
+    if not isinstance(view, ParameterView) or _in_attention(view):
+        return target
+    return f"{target}.{view.name.removesuffix('.weight') if '.' in view.name else view.name}"
 
 
 def _in_attention(view: ParameterView) -> bool:
@@ -222,7 +224,7 @@ def _config(tuner: Tuner, name: str, found: Mapping[str, Found]) -> LoraConfig:
     source: Any = tuner.configs.get(name)
     usual = Counter(one.rank for one in found.values()).most_common(1)[0][0]
     others = {pattern: one.rank for pattern, one in found.items() if one.rank != usual}
-    targets = [pattern for pattern in found if pattern in tuner.layers]
+    targets = [pattern for pattern in found if pattern in tuner.names]
     fields = {field: getattr(source, field) for field in _KEPT if getattr(source, field, None)}
     bias: Any = getattr(source, "bias", "none")
     return LoraConfig(
