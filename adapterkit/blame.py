@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def name_adapter(error: BaseException, tuner: Tuner, prompts: nn.ModuleDict) -> 
         return
     note = _raised_in(error, tuner, prompts)
     if note is None and not isinstance(error, torch.OutOfMemoryError):
-        note = next(_misshapen(tuner), None)
+        note = next(chain(_misshapen(tuner), _in_cache(error, tuner, prompts)), None)
     if note is not None:
         error.add_note(note)
 
@@ -58,6 +59,18 @@ def _misshapen(tuner: Tuner) -> Iterator[str]:
                     seen.add(key)
                     with suppress(Exception):  # it cannot be tried alone
                         yield from (f"{fault}: {_described(tuner, name, target)}" for fault in _faults(adapter))
+
+
+def _in_cache(error: Exception, tuner: Tuner, prompts: nn.ModuleDict) -> Iterator[str]:
+    """The active prompt in the key-value cache, where columns of another shape could not be put behind it."""
+    for name in tuner.active_adapters if "Sizes of tensors must match" in str(error) else ():
+        if name in prompts and prompts[name].place == "cache":
+            config: Any = tuner.configs[name]
+            sizes = f"num_attention_heads={config.num_attention_heads}, token_dim={config.token_dim}"
+            yield (
+                f"{_described(tuner, name, '')} puts keys and values into the cache, by {sizes}: they have to be as "
+                "those that this model caches, and no prompt is like keys and values that are compressed, as DeepSeek's"
+            )
 
 
 @torch.no_grad()

@@ -56,6 +56,20 @@ def test_heads_of_another_width_than_their_share() -> None:
     assert model(**batch(), labels=batch()["input_ids"]).logits.shape == (ROWS, COLUMNS, 50)
 
 
+def falcon() -> nn.Module:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return lively(hf.FalconForCausalLM, hf.FalconConfig(vocab_size=50, **sizes, bos_token_id=1, eos_token_id=2))
+
+
+def test_heads_that_share_one_key_and_one_value() -> None:
+    model = get_peft_model(falcon(), PREFIX)
+    config = model.peft_config["default"]
+    assert (config.num_attention_heads, config.token_dim) == (1, 4)
+    ids = batch()["input_ids"]
+    assert model(input_ids=ids).logits.shape == (ROWS, COLUMNS, 50)
+    assert model.generate(input_ids=ids, max_new_tokens=2, min_new_tokens=2).shape == (ROWS, COLUMNS + 2)
+
+
 def test_stated_sizes_are_kept_and_missing_ones_named() -> None:
     stated = PROMPT.model_copy(update={"token_dim": 4, "num_layers": 1, "num_attention_heads": 1})
     assert with_sizes(stated, nn.Linear(2, 2), None).token_dim == 4
@@ -228,6 +242,33 @@ def test_what_takes_no_cache_is_refused() -> None:
     base = hf.AutoModelForSequenceClassification.from_config(config)
     with pytest.raises(CapabilityError, match="PREFIX_TUNING: DistilBertForSequenceClassification takes no past_key"):
         get_peft_model(base, PREFIX.model_copy(update={"task_type": "SEQ_CLS"}))
+
+
+def test_layers_without_keys_and_values_are_named() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16, "num_attention_heads": 2}
+    kinds = ["linear_attention", "full_attention"]
+    config = hf.Qwen3NextConfig(vocab_size=50, **sizes, layer_types=kinds, num_experts=2, num_experts_per_tok=1)
+    model = get_peft_model(hf.Qwen3NextForCausalLM(config), PREFIX)
+    with pytest.raises(CapabilityError, match="layer 0 of a Qwen3NextForCausalLM keeps a state in the place of keys"):
+        model(input_ids=batch()["input_ids"])
+
+
+def test_keys_and_values_of_another_shape_are_named() -> None:
+    model = get_peft_model(falcon(), PREFIX.model_copy(update={"num_attention_heads": 2, "token_dim": 8}))
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match") as caught:
+        model(input_ids=batch()["input_ids"])
+    assert "puts keys and values into the cache, by num_attention_heads=2, token_dim=8" in caught.value.__notes__[0]
+
+
+def test_a_recurrent_model_goes_on_from_its_state() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1}
+    config = hf.Mamba2Config(vocab_size=50, **sizes, bos_token_id=1, eos_token_id=None)
+    base = lively(hf.Mamba2ForCausalLM, config)
+    model = moved(get_peft_model(base, PROMPT.model_copy(update={"num_attention_heads": 1})))
+    ids = batch()["input_ids"]
+    for _ in range(4):
+        ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(model.generate(input_ids=batch()["input_ids"], max_new_tokens=4, do_sample=False), ids)
 
 
 @pytest.mark.parametrize("family", ["Albert", "Electra"])

@@ -72,6 +72,11 @@ def filled(cache: Cache, tokens: VirtualTokens, model: Any, sizes: Sizes) -> Cac
     for layer in range(len(shared)):
         if shared[layer]:  # it reads another layer's keys and values
             continue
+        if layer < len(held) and not hasattr(held.layers[layer], "update"):
+            raise CapabilityError(
+                f"layer {layer} of a {type(model).__name__} keeps a state in the place of keys and values: a prompt in "
+                "the key-value cache does not reach it"
+            )
         block = blocks[:, :, sizes.stride * layer % sizes.layers].to(devices.get(layer, blocks.device))
         if unlike:
             block = _narrowed(block, *unlike[layer])
@@ -123,13 +128,16 @@ def into_embeddings(
     """The inputs with the tokens before the embeddings of the (encoder's) input.
 
     Args:
-        inputs: keyword inputs; with a cache that holds columns, the tokens are taken to be in it already.
+        inputs: keyword inputs; with a cache that holds columns, or the state of a recurrent model, the tokens are taken
+            to be in it already.
         tokens: the virtual tokens.
         model: the base model.
         fill: with what value each input grows, beside the attention mask.
         shifted: inputs that count columns.
     """
     inputs = dict(inputs)
+    if _has_state(inputs):
+        return inputs
     past = length_of(inputs.get("past_key_values"))
     if past and not is_encoder_decoder(model):
         past, width = past - tokens.columns, width_of(inputs, ("input_ids", "inputs_embeds"))
@@ -149,6 +157,13 @@ def into_embeddings(
         if inputs.get(key) is not None:
             inputs[key] = torch.where(inputs[key] >= 0, inputs[key] + tokens.columns, inputs[key])
     return inputs
+
+
+def _has_state(inputs: Inputs) -> bool:
+    """Whether a recurrent model goes on from earlier columns, which are in its state (Mamba's, RWKV's)."""
+    cache = inputs.get("cache_params")
+    holds_some = getattr(cache, "has_previous_state", None)
+    return inputs.get("state") is not None or (cache is not None and (holds_some is None or bool(holds_some())))
 
 
 def left_padded(inputs: Inputs, model: Any) -> Inputs:

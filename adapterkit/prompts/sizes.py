@@ -66,4 +66,10 @@ def _cache_sizes(config: PromptConfig, text: Any, sizes: Mapping[str, int]) -> d
 def layer_sizes(text: Any) -> list[tuple[int | None, int | None]]:
     """The number and the width of every layer's key-value heads, as far as a model's configuration says them."""
     layers = getattr(text, "per_layer_config", None) or [text]
-    return [(getattr(layer, "num_key_value_heads", None), getattr(layer, "head_dim", None)) for layer in layers]
+    return [(_key_value_heads(layer), getattr(layer, "head_dim", None)) for layer in layers]
+
+
+def _key_value_heads(layer: Any) -> int | None:
+    if getattr(layer, "multi_query", False) and not getattr(layer, "new_decoder_architecture", False):
+        return 1  # as Falcon says it
+    return getattr(layer, "num_key_value_heads", None)
