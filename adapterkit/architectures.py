@@ -121,6 +121,10 @@ READ: Mapping[str, tuple[str, ...]] = {
 a GPU, or in training, only."""
 
 
+MORE_THAN_LINEAR = frozenset({"DeepseekV4GroupedLinear", "IdeficsDecoupledLinear", "Llama4Router", "PhimoeTopKRouter"})
+"""Linear layers, by class, whose call does more than to multiply by their weight: they rank experts, or have groups."""
+
+
 class Fused(NamedTuple):
     """The layers that a family had in transformers 4 and that are parts of parameters since."""
 

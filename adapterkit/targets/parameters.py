@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from adapterkit.architectures import READ
+from adapterkit.architectures import MORE_THAN_LINEAR, READ
 from adapterkit.config.layer import LayerConfig, is_suffix
 from adapterkit.errors import CapabilityError, TargetError, did_you_mean
 from adapterkit.nn.adapter import LayerAdapter
@@ -116,19 +116,23 @@ def attention_spots(modules: Modules, chosen: Sequence[str]) -> list[Spot]:
 
 
 def read_spots(modules: Modules, chosen: Sequence[str]) -> list[Spot]:
-    """The weights of those layers among ``chosen`` that are read by the block around them, which is called with them.
+    """The weights of those layers among ``chosen`` that do not multiply by them when they are called: the block around
+    a layer reads its weight, and is called with another one, or the layer itself is, as it does more.
 
     Raises:
         CapabilityError: such a layer is a convolution.
     """
     spots = []
-    for target in (name for name in chosen if is_read(name, modules)):
-        owner, _, leaf = target.rpartition(".")
-        layer = base_of(modules[target])
+    for target in chosen:
+        layer, place, leaf = base_of(modules[target]), target, ""
+        if is_read(target, modules):
+            place, leaf = target.rpartition(".")[0], f"{target.rpartition('.')[2]}."
+        elif type(layer).__name__ not in MORE_THAN_LINEAR:
+            continue
         if kind_of(layer) != "linear":
-            raise CapabilityError(f"{target!r} is never called: {owner!r} reads its weight")
-        bias = None if layer._parameters.get("bias") is None else f"{leaf}.bias"
-        spots.append(Spot(owner, target, ParameterView(base_of(modules[owner]), f"{leaf}.weight", bias), f"{leaf}."))
+            raise CapabilityError(f"{target!r} is never called: {place!r} reads its weight")
+        bias = None if layer._parameters.get("bias") is None else f"{leaf}bias"
+        spots.append(Spot(place, target, ParameterView(base_of(modules[place]), f"{leaf}weight", bias), leaf))
     return spots
 
 

@@ -1,11 +1,11 @@
-"""Layers that are never called, as the block around them reads their weight."""
+"""Layers that are never called, as the block around them reads their weight, or whose call does more than multiply."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import MambaConfig, MambaModel, WavLMConfig, WavLMModel
+from transformers import Llama4TextConfig, Llama4TextModel, MambaConfig, MambaModel, WavLMConfig, WavLMModel
 
 from adapterkit import LoraConfig, PeftModel, convert_to_lora, get_peft_model
 from adapterkit.checkpoint.state import get_peft_model_state_dict, set_peft_model_state_dict
@@ -28,7 +28,17 @@ def wavlm() -> nn.Module:
     return WavLMModel(config).eval()
 
 
+def llama4() -> nn.Module:
+    torch.manual_seed(0)
+    config = Llama4TextConfig(
+        vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=4,
+        intermediate_size=8, intermediate_size_mlp=8, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0,
+    )  # fmt: skip
+    return Llama4TextModel(config).eval()
+
+
 BASES = {
+    "llama4": (llama4, torch.arange(6)[None], "layers.0.feed_forward", ["router"]),
     "mamba": (mamba, torch.arange(6)[None], "layers.0.mixer", ["dt_proj", "in_proj", "x_proj"]),
     "wavlm": (wavlm, torch.linspace(-1, 1, 60)[None], "encoder.layers.0.attention", ["q_proj", "v_proj"]),
 }
