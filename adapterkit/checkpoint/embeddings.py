@@ -22,9 +22,7 @@ from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.view import frozen_of
-
-EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
-"""Names under which PEFT takes a targeted module for an embedding, which then travels with the adapter."""
+from adapterkit.targets.tying import EMBEDDINGS
 
 _PREFIXES = ("", "base_model.", "base_model.model.")
 _WRAPPERS = re.compile(r"(?<![^.])(?:base_layer|token_adapter|original_module|_orig_mod)\.")

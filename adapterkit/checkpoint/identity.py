@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.architectures import model_type
-from adapterkit.checkpoint.embeddings import EMBEDDINGS
 from adapterkit.injection.lookup import COMPILED, plain, tuner_of
 from adapterkit.injection.tuner import Tuner
+from adapterkit.targets.tying import EMBEDDINGS
 
 ARCHITECTURE, WEIGHTS = "adapterkit_base_architecture", "adapterkit_base_weights"
 

@@ -14,7 +14,7 @@ from adapterkit.checkpoint.keys import State, given_by, parts_of, prefix_of
 from adapterkit.errors import CheckpointError
 from adapterkit.injection.lookup import plain, tuner_of
 from adapterkit.injection.tuner import Tuner
-from adapterkit.nn.adapter import Adapter
+from adapterkit.nn.adapter import Adapter, LayerAdapter
 from adapterkit.nn.tokens import TiedTokens
 from adapterkit.targets import experts
 from adapterkit.targets.tying import input_embedding, untie
@@ -152,14 +152,17 @@ def _followers(parts: Mapping[str, tuple[str, nn.Module]]) -> list[str]:
 
 
 def _left_out(tuner: Tuner, parts: Mapping[str, tuple[str, nn.Module]], given: State) -> list[str]:
-    """The stems of copies that the file has nothing of, and whose weight is the input embedding's, which it has."""
+    """The stems of copies that the file has nothing of, and whose weight is the input embedding's, which it has; and of
+    adapters that follow the embedding's."""
+    following = [stem for stem, (_, part) in parts.items() if isinstance(part, LayerAdapter) and part.follows]
     copies = {stem: at for stem, at in parts.items() if not isinstance(at[1], Adapter)}
     absent = [stem for stem in copies if not any(key.startswith(stem) for key in given)]
     leader = input_embedding(tuner.model, tuner.names) if absent and len(absent) < len(copies) else None
     weights = [
         part._parameters.get("weight") for stem, (t, part) in copies.items() if t == leader and stem not in absent
     ]
-    return [stem for stem in absent if any(copies[stem][1]._parameters.get("weight") is w for w in weights)]
+    copied = [stem for stem in absent if any(copies[stem][1]._parameters.get("weight") is w for w in weights)]
+    return [*copied, *(stem for stem in following if not any(key.startswith(stem) for key in given))]
 
 
 def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str]:

@@ -56,7 +56,7 @@ class Maker:
         if isinstance(config, LayerConfig):
             config, chosen = self.targets(config, tied)
             spots = self._spots(config, chosen)
-            config = self._honoured(config, chosen)
+            config = self._honoured(config, tied.named(chosen))
             parts = self._make(name, config, spots, half=half, meta=meta)
             parts["adapters"] = tied.following(parts["adapters"])
         parts = with_biases(self.names, config, parts, self._view, saved=self.modules_to_save(config))

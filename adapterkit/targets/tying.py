@@ -21,6 +21,9 @@ from adapterkit.targets.matching import Modules, matching
 
 FIELD = "ensure_weight_tying"
 
+EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+"""Names under which PEFT takes a targeted module for an embedding, which then travels with the adapter."""
+
 
 class Tied:
     """The layers of a model that are to be trained as one: none, unless the config says so.
@@ -78,6 +81,13 @@ class Tied:
         wanted = {*chosen, str(self.embedding)} - set(self.followers)
         return [name for name in self.modules if name in wanted]
 
+    def named(self, chosen: list[str]) -> list[str]:
+        """The targets as a file names them: with the layers tied to the embedding, where PEFT would not tie them by the
+        embedding's name."""
+        if self.embedding not in chosen or str(self.embedding).rpartition(".")[2] in EMBEDDINGS:
+            return chosen
+        return [name for name in self.modules if name in {*chosen, *self.followers}]
+
     def following(self, adapters: dict[str, Any]) -> dict[str, nn.Module]:
         """The adapters of a new adapter's called layers, by name, and those of the layers that follow one of them."""
         leader = adapters.get(str(self.embedding))
@@ -100,12 +110,15 @@ class Tied:
 
 
 def untie(tuner: Any, name: str, target: str) -> None:
-    """Give a layer whose copy follows the embedding's its own weight back, in adapter ``name``, and warn of it."""
-    tuner.drop_copy(name, target)
+    """Give a layer that follows the embedding its own weight back, in adapter ``name``, and warn of it."""
+    if target in tuner.copies:
+        tuner.drop_copy(name, target)
+    else:
+        tuner.drop(name, target)
     warnings.warn(
         f"adapter {name!r}: the file has the embedding that {FIELD} ties {target!r} to, and nothing of {target!r}: it "
-        "keeps the base's weight. So PEFT computes with an adapter that it made beside another one, which it does not "
-        "tie",
+        "keeps the base's weight. So PEFT computes, which ties no adapter that it made beside another one, and none of "
+        "an embedding that is not called embed_tokens",
         stacklevel=3,
     )
 

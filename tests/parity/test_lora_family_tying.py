@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import adapterkit
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from adapterkit.errors import CapabilityError, CheckpointError, ConfigError, TargetError
-from tests.parity.bases import IDS, llama
+from tests.parity.bases import IDS, llama, seeded
 from tests.parity.helpers import add_noise, assert_same_tensors, gradients, peft, peft_model, quiet, run, state_of
 
 INPUTS = {"input_ids": IDS}
@@ -22,6 +23,11 @@ CASES = [{"modules_to_save": names} for names in WHOLE] + [{"target_modules": na
 
 def tied():
     return llama(tie_word_embeddings=True)
+
+
+def gpt2():
+    config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    return seeded(lambda: transformers.GPT2LMHeadModel(config))
 
 
 def fields(**changes):
@@ -123,6 +129,24 @@ def test_a_second_adapter_of_peft_s_is_not_tied(tmp_path):
     without = {key: tensor for key, tensor in state.items() if "embed_tokens" not in key}
     with pytest.raises(CheckpointError, match=r"missing: model\.embed_tokens\.weight"):
         adapterkit.set_peft_model_state_dict(mine, without)
+
+
+def test_an_embedding_of_another_name(tmp_path):
+    """PEFT ties what is called embed_tokens or lm_head, and leaves GPT-2's wte untied, whatever it is asked."""
+    mine = get_peft_model(gpt2(), LoraConfig(**fields(target_modules=["wte"])))
+    add_noise(mine)
+    expected = run(mine.eval(), INPUTS)
+    mine.save_pretrained(tmp_path / "ours")
+    again = PeftModel.from_pretrained(gpt2(), tmp_path / "ours")
+    torch.testing.assert_close(run(again, INPUTS), expected)
+    with quiet():
+        back = peft.PeftModel.from_pretrained(gpt2(), tmp_path / "ours").eval()
+        theirs = peft_model(peft.LoraConfig(**fields(target_modules=["wte"])), gpt2())
+        theirs.save_pretrained(tmp_path / "theirs")
+    torch.testing.assert_close(run(back, INPUTS), expected)
+    with pytest.warns(UserWarning, match="nothing of 'lm_head': it keeps the base's weight"):
+        mine = PeftModel.from_pretrained(gpt2(), tmp_path / "theirs")
+    torch.testing.assert_close(run(mine, INPUTS), run(theirs, INPUTS))
 
 
 def test_the_file_names_the_embedding_only(tmp_path):

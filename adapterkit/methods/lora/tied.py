@@ -23,6 +23,8 @@ from adapterkit.nn.view import LayerView
 class TiedLora(LayerAdapter):
     """``y + s A^T B^T x`` with the factors of the embedding's adapter. Has no parameters."""
 
+    follows = True
+
     def __init__(self, leader: Any, layer: LayerView) -> None:
         super().__init__(None, layer)
         if hasattr(leader, "lora_magnitude_vector") or layer.kind != "linear":
