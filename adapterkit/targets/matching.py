@@ -62,7 +62,7 @@ def match_targets(
         if not chosen:
             raise TargetError("target_modules='all-linear' found no linear layer")
     else:
-        chosen = matching(modules, patterns, "target_modules")
+        chosen = _chosen(modules, patterns, config, model_type)
     chosen = _without(chosen, modules, config.exclude_modules, "exclude_modules")
     chosen = [n for n in chosen if not config.modules_to_save or not _is_one_of(n, config.modules_to_save)]
     if isinstance(config, IndexedLayerConfig) and config.layers_to_transform is not None:
@@ -78,6 +78,19 @@ def match_targets(
             owner = name.rpartition(".")[0]
             raise CapabilityError(f"{name!r} is never called: {owner!r} reads its weight. Target {owner!r}")
     return chosen
+
+
+def _chosen(modules: Modules, patterns: str | Sequence[str], config: LayerConfig, model_type: str | None) -> list[str]:
+    try:
+        return matching(modules, patterns, "target_modules")
+    except TargetError as error:
+        if config.target_modules is not None:
+            raise
+        roles = ", ".join(config.roles_in(model_type))
+        raise TargetError(
+            f"{error}\n  null means the roles {roles}, and not all of them are modules in this {model_type}: a "
+            "mixture's experts may be parameters. Name the modules"
+        ) from None
 
 
 def all_linear(modules: Modules, heads: Collection[str]) -> list[str]:

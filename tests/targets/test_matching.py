@@ -154,6 +154,11 @@ def test_what_matches_nothing_is_an_error(fields, message):
         targets(**fields)
 
 
+def test_usual_targets_that_are_not_there_are_explained():
+    with pytest.raises(TargetError, match=r"'v' matches no module(.*\n)+  null means the roles query, value"):
+        targets(model_type="t5")
+
+
 def test_unknown_roles_and_families_are_named():
     with pytest.raises(TargetError, match=r"no role 'qery' in llama; did you mean 'query'\? Roles: query, key"):
         targets(model_type="llama", target_modules=["role:qery"])
