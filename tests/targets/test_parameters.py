@@ -90,6 +90,8 @@ def test_they_are_converted(base):
 def test_what_cannot_be_read_so_is_an_error():
     with pytest.raises(CapabilityError, match=r"'layers.0.mixer.conv1d' is never called: 'layers.0.mixer' reads its w"):
         get_peft_model(mamba(), LoraConfig(target_modules=["conv1d"]))
+    with pytest.raises(CapabilityError, match=r"lora_dropout .* a MambaMixer reads; exclude_modules=\['dt_proj'\] le"):
+        get_peft_model(mamba(), LoraConfig(target_modules=["dt_proj"], lora_dropout=0.1))
     for bias in ("all", "lora_only"):
         with pytest.raises(CapabilityError, match=rf"bias='{bias}': 'layers.0.mixer.\w+' is never called: the block"):
             get_peft_model(mamba(), LoraConfig(target_modules=["dt_proj"], bias=bias))

@@ -28,5 +28,13 @@ def refuse(config: LoraConfig, layer: LayerView) -> None:
     what = kinds.get(layer.kind, "a parameter that no layer of its own applies")
     for setting, is_asked in impossible.items():
         if is_asked:
-            named = "" if layer.called else f": {getattr(layer, 'name', '')}"
-            raise CapabilityError(f"{setting} is not possible on {what}{named}")
+            raise CapabilityError(f"{setting} is not possible on {what}{_named(layer)}")
+
+
+def _named(layer: LayerView) -> str:
+    if layer.called:
+        return ""
+    name: str = getattr(layer, "name", "")
+    inner = name.rpartition(".")[0]
+    reads = f", which a {type(layer.layer).__name__} reads; exclude_modules={[inner]} leaves it out" if inner else ""
+    return f": {name}{reads}"
