@@ -85,16 +85,15 @@ def given_by(state: State, expected: Iterable[str]) -> State:
 def _plain(key: str, expected: Iterable[str]) -> str:
     """A file's key without its prefix, and without the names of PEFT's own wrappers around a layer."""
     key = key.replace(COMPILED, "")
-    for prefix in (PREFIX, HEAD_PREFIX):
-        if key.startswith(prefix) and key not in expected:
-            key = key.removeprefix(prefix)
-            break
+    if key not in expected:  # the longer prefix may be the shorter one and a ``model`` in the base
+        bare = [key.removeprefix(prefix) for prefix in (PREFIX, HEAD_PREFIX) if key.startswith(prefix)] or [key]
+        key = next((name for name in bare if name in expected), bare[0])
     if ".modules_to_save." in key:
-        bare = key.replace(".modules_to_save.", ".")
+        unnamed = key.replace(".modules_to_save.", ".")
         named = _COPY.sub(".", key)  # inside a module of several layers the adapter's name is left in
-        key = named if named in expected and bare not in expected else bare
-    bare = key.replace(".base_layer.", ".")
-    return bare if bare in expected and key not in expected else key
+        key = named if named in expected and unnamed not in expected else unnamed
+    inner = key.replace(".base_layer.", ".")
+    return inner if inner in expected and key not in expected else key
 
 
 def targets_in(state: Iterable[str], model: nn.Module) -> list[str]:

@@ -84,6 +84,22 @@ def test_pefts_in_ours(tmp_path, name):
     torch.testing.assert_close(run(model, inputs(make)), run(theirs, inputs(make)), atol=1e-5, rtol=1e-4)
 
 
+def test_modules_inside_a_model_of_that_name_beside_a_prompt(tmp_path):
+    fields = {"num_virtual_tokens": 2, "task_type": "CAUSAL_LM", "modules_to_save": ["mlp", "lm_head"]}
+    with quiet():
+        theirs = peft.get_peft_model(llama(), peft.PromptTuningConfig(**fields))
+        add_noise(theirs)
+        theirs.eval().save_pretrained(tmp_path / "theirs")
+    model = PeftModel.from_pretrained(llama(), tmp_path / "theirs")
+    torch.testing.assert_close(run(model, {"input_ids": IDS}), run(theirs, {"input_ids": IDS}), atol=1e-5, rtol=1e-4)
+    model.save_pretrained(tmp_path / "ours")
+    again = PeftModel.from_pretrained(llama(), tmp_path / "ours")
+    assert_same_tensors(get_peft_model_state_dict(again), get_peft_model_state_dict(model))
+    with quiet():
+        back = peft.PeftModel.from_pretrained(llama(), tmp_path / "ours").eval()
+    torch.testing.assert_close(run(back, {"input_ids": IDS}), run(theirs, {"input_ids": IDS}))
+
+
 def _without_copies(state):
     """PEFT writes the biases of modules that are saved whole a second time, under its wrapper's own names."""
     state = {k: t for k, t in state.items() if ".modules_to_save." not in k and ".original_module." not in k}
