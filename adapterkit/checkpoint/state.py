@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -128,8 +128,9 @@ def take_state(
     given = experts.stack(given, parts, tuner.configs.get(adapter_name), model_type(tuner.model))
     for key in _followers(parts):
         given.pop(key, None)
-    untied = {stem: parts.pop(stem)[0] for stem in _left_out(tuner, parts, given)}
-    expected = {key: t for key, t in expected.items() if not key.startswith(tuple(untied))}
+    there = {stem for stem, own in held.items() if any(stem + key in given for key in own)}
+    untied = {stem: parts.pop(stem)[0] for stem in _left_out(tuner, parts, there)}
+    expected = {stem + key: tensor for stem in parts for key, tensor in held[stem].items()}
     for key in _shared_biases(model, adapter_name, [k for k in given if k not in expected and k.endswith("bias")]):
         del given[key]
     embeddings.check(tuner, base)
@@ -151,18 +152,21 @@ def _followers(parts: Mapping[str, tuple[str, nn.Module]]) -> list[str]:
     return [f"{stem}trainable_tokens_delta" for stem, (_, part) in parts.items() if isinstance(part, TiedTokens)]
 
 
-def _left_out(tuner: Tuner, parts: Mapping[str, tuple[str, nn.Module]], given: State) -> list[str]:
-    """The stems of copies that the file has nothing of, and whose weight is the input embedding's, which it has; and of
-    adapters that follow the embedding's."""
-    following = [stem for stem, (_, part) in parts.items() if isinstance(part, LayerAdapter) and part.follows]
-    copies = {stem: at for stem, at in parts.items() if not isinstance(at[1], Adapter)}
-    absent = [stem for stem in copies if not any(key.startswith(stem) for key in given)]
-    leader = input_embedding(tuner.model, tuner.names) if absent and len(absent) < len(copies) else None
-    weights = [
-        part._parameters.get("weight") for stem, (t, part) in copies.items() if t == leader and stem not in absent
-    ]
-    copied = [stem for stem in absent if any(copies[stem][1]._parameters.get("weight") is w for w in weights)]
-    return [*copied, *(stem for stem in following if not any(key.startswith(stem) for key in given))]
+def _left_out(tuner: Tuner, parts: Mapping[str, tuple[str, nn.Module]], there: Collection[str]) -> list[str]:
+    """The stems of what follows the input embedding's part, where the file has that, and nothing of what follows."""
+    leaders = {stem: _leader(part) for stem, (_, part) in parts.items() if stem not in there}
+    absent = {stem: leader for stem, leader in leaders.items() if leader is not None}
+    if not absent:
+        return []
+    target = input_embedding(tuner.model, tuner.names)
+    leading = [part for stem, (at, part) in parts.items() if at == target and stem in there]
+    led_by = [leader for part in leading for leader in (part, part._parameters.get("weight"))]
+    return [stem for stem, leader in absent.items() if any(leader is other for other in led_by)]
+
+
+def _leader(part: nn.Module) -> Any:
+    """What a part may follow: another adapter, or of a copy the weight, which may be another's, too."""
+    return part.leader if isinstance(part, LayerAdapter) else part._parameters.get("weight")
 
 
 def _shared_biases(model: nn.Module, name: str, keys: Iterable[str]) -> list[str]:

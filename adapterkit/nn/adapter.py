@@ -180,8 +180,10 @@ class LayerAdapter(Adapter):
         of the embedding. Optional; it has no parameters of its own."""
         raise CapabilityError(f"{type(self).__name__} states no change of an output layer tied to its embedding")
 
-    follows: ClassVar[bool] = False
-    """True for what `tied` gives: its tensors, in a file, are those of the embedding's adapter."""
+    @property
+    def leader(self) -> LayerAdapter | None:
+        """The adapter of which `tied` gave this one."""
+        return None
 
     reads_weight: bool = False
     """Whether the `row_form` depends on the layer's weight."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import adapterkit
 from adapterkit import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from adapterkit.errors import CapabilityError, CheckpointError, ConfigError, TargetError
-from tests.parity.bases import IDS, llama, seeded
+from tests.parity.bases import IDS, bert, llama, seeded
 from tests.parity.helpers import add_noise, assert_same_tensors, gradients, peft, peft_model, quiet, run, state_of
 
 INPUTS = {"input_ids": IDS}
@@ -147,6 +147,20 @@ def test_an_embedding_of_another_name(tmp_path):
     with pytest.warns(UserWarning, match="nothing of 'lm_head': it keeps the base's weight"):
         mine = PeftModel.from_pretrained(gpt2(), tmp_path / "theirs")
     torch.testing.assert_close(run(mine, INPUTS), run(theirs, INPUTS))
+
+
+def test_an_embedding_of_another_name_is_not_tied_by_peft(tmp_path):
+    changes = {"target_modules": ["query", "word_embeddings"], "task_type": None}
+    theirs = peft_model(peft.LoraConfig(**fields(**changes)), bert("ForMaskedLM"))
+    with quiet():
+        theirs.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="nothing of 'cls.predictions.decoder': it keeps the base's weight"):
+        mine = PeftModel.from_pretrained(bert("ForMaskedLM"), tmp_path)
+    torch.testing.assert_close(run(mine, INPUTS), run(theirs, INPUTS), atol=1e-5, rtol=1e-4)
+    state = get_peft_model_state_dict(mine)
+    lost = {key: tensor for key, tensor in state.items() if "word_embeddings" not in key}
+    with pytest.raises(CheckpointError, match=r"missing: bert\.embeddings\.word_embeddings\.lora_embedding_A"):
+        adapterkit.set_peft_model_state_dict(mine, lost)
 
 
 def test_the_file_names_the_embedding_only(tmp_path):

@@ -23,8 +23,6 @@ from adapterkit.nn.view import LayerView
 class TiedLora(LayerAdapter):
     """``y + s A^T B^T x`` with the factors of the embedding's adapter. Has no parameters."""
 
-    follows = True
-
     def __init__(self, leader: Any, layer: LayerView) -> None:
         super().__init__(None, layer)
         if hasattr(leader, "lora_magnitude_vector") or layer.kind != "linear":
@@ -33,6 +31,7 @@ class TiedLora(LayerAdapter):
         self._leader = (leader,)  # in a tuple, so that it is not registered, counted and saved twice
 
     @property
+    @override
     def leader(self) -> Any:
         """The embedding's adapter."""
         return self._leader[0]
