@@ -14,6 +14,7 @@ from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters
+from adapterkit.nn.tokens import TokenRows
 from adapterkit.targets.matching import modules_of
 
 PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
@@ -97,7 +98,8 @@ def _plain(key: str, expected: Iterable[str]) -> str:
 
 
 def targets_in(state: Iterable[str], model: nn.Module) -> list[str]:
-    """The modules of ``model`` that a saved adapter has something at other than their own tensors, by its keys.
+    """The modules of ``model`` that a saved adapter has something at, by its keys, other than their own tensors and
+    trained tokens.
 
     Raises:
         CheckpointError: there is none.
@@ -108,7 +110,8 @@ def targets_in(state: Iterable[str], model: nn.Module) -> list[str]:
         parts = key.removeprefix(PREFIX).split(".")
         owners = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
         owner = next((name for name in owners if name in modules), None)
-        if owner is not None and not hasattr(modules[owner], parts[owner.count(".") + 1]):
+        inside = "" if owner is None else parts[owner.count(".") + 1]
+        if owner is not None and f"{inside}." != TokenRows.prefix and not hasattr(modules[owner], inside):
             found[owner] = None
     if not found:
         raise CheckpointError(

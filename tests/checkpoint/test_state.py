@@ -78,6 +78,13 @@ def test_injected_and_wrapped_models_read_each_other():
     assert torch.equal(fresh(batch()), wrapped(batch()))
 
 
+def test_trained_tokens_in_a_state_make_no_target():
+    config = lora(trainable_token_indices={"embed": [1, 2]}, bias="lora_only", modules_to_save=["classifier"])
+    state = get_peft_model_state_dict(inject_adapter_in_model(config, net()))
+    again = inject_adapter_in_model(config, net(), state_dict=state)
+    assert get_peft_model_state_dict(again).keys() == state.keys()
+
+
 def test_what_peft_s_wrapper_repeats_is_left_out():
     model = moved(modules_to_save=["classifier"])
     state = get_peft_model_state_dict(model)
