@@ -114,3 +114,12 @@ def test_autocast_rotates_by_rotations_in_full_precision():
         blocks = oft.blocks()
     blocks.sum().backward()
     assert torch.equal(blocks, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_rotations_in_half_precision_are_solved_for_in_float32(dtype):
+    half = adapter(nn.Linear(12, 6), use_cayley_neumann=False).to(dtype)
+    exact = adapter(nn.Linear(12, 6), use_cayley_neumann=False).oft_R.blocks()
+    blocks = half.oft_R.blocks()
+    assert blocks.dtype == dtype
+    torch.testing.assert_close(blocks.float(), exact, atol=2e-2, rtol=0)

@@ -33,10 +33,12 @@ def _places(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def solved(q: Tensor) -> Tensor:
-    """``(I + Q)^{-1} (I - Q)``, the transform of ``-Q``, as PEFT's exact form is."""
-    eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
-    rotations: Tensor = torch.linalg.solve(eye + q, eye - q, left=False)
-    return rotations
+    """``(I + Q)^{-1} (I - Q)``, the transform of ``-Q``, as PEFT's exact form is. In float32 at least: no solver takes
+    half precision."""
+    exact = q.to(torch.promote_types(q.dtype, torch.float32))
+    eye = torch.eye(q.shape[-1], dtype=exact.dtype, device=q.device)
+    rotations: Tensor = torch.linalg.solve(eye + exact, eye - exact, left=False)
+    return rotations.to(q.dtype)
 
 
 def series(values: Tensor, size: int, terms: int) -> Tensor:
