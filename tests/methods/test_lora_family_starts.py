@@ -242,3 +242,12 @@ def test_a_start_that_the_file_does_not_tell_of_is_warned_of(scheme, tmp_path):
     model.save_pretrained(tmp_path / "whole", path_initial_model_for_weight_conversion=tmp_path / "start")
     again = PeftModel.from_pretrained(Two(), tmp_path / "whole")
     torch.testing.assert_close(again(batches()[0]["x"]), moved, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", ["pissa", "pissa_niter_2", "olora", "loftq"])
+def test_a_weight_of_fewer_directions_than_the_rank_is_named(scheme):
+    config = LoraConfig(r=8, target_modules=["0"], init_lora_weights=scheme)
+    message = r"takes r=8 directions of the weight; one of \(6, 16\) has 6: give it a smaller r"
+    with pytest.raises(CapabilityError, match=message) as caught:
+        get_peft_model(nn.Sequential(nn.Linear(16, 6)), config)
+    assert any("at '0'" in note for note in caught.value.__notes__)

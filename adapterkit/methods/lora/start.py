@@ -119,6 +119,12 @@ def start_at(adapter: Any, a: Tensor, b: Tensor, *, saved: bool = False) -> None
         saved: whether the origin is part of the adapter's file.
     """
     own_a, own_b = adapter.factors()
+    if a.shape != own_a.shape:
+        shape = tuple(adapter.layer.weight_shape)
+        raise CapabilityError(
+            f"init_lora_weights takes r={len(own_a)} directions of the weight; one of {shape} has {len(a)}: give it a "
+            "smaller r, in rank_pattern"
+        )
     adapter.register_buffer("start_A", a, persistent=saved)
     adapter.register_buffer("start_B", b, persistent=saved)
     adapter.settle()
