@@ -8,7 +8,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
 from adapterkit import IA3Config, get_peft_model
-from adapterkit.errors import TargetError
+from adapterkit.errors import CapabilityError, TargetError
 
 
 def two_layers():
@@ -61,3 +61,14 @@ def test_half_precision_activations_stay_half():
     model = get_peft_model(two_layers().bfloat16(), IA3Config(target_modules=["0", "1"], feedforward_modules=["1"]))
     assert model(torch.randn(2, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_combined_feedforward_modules_are_those_of_any():
+    model = get_peft_model(two_layers(), IA3Config(target_modules=["0"], feedforward_modules=["0"]), "a")
+    model.add_adapter("b", IA3Config(target_modules=["0", "1"], feedforward_modules=["0", "1"]))
+    model.add_adapter("c", IA3Config(target_modules=["0", "1"], feedforward_modules=["1"]))
+    for names in (["a", "b"], ["b", "a"]):
+        model.add_weighted_adapter(names, [0.5, 0.5], "-".join(names))
+        assert model.peft_config["-".join(names)].feedforward_modules == ["0", "1"]
+    with pytest.raises(CapabilityError, match="feedforward_modules of some name a layer, and of others do not: 0"):
+        model.add_weighted_adapter(["a", "c"], [0.5, 0.5], "unlike")

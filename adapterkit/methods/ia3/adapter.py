@@ -9,14 +9,17 @@ For keys, values and feed-forward blocks of a 768-wide transformer: 4,608 traine
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from adapterkit.errors import CapabilityError
 from adapterkit.methods.ia3.config import IA3Config
 from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.nn.combination import Combination
 from adapterkit.nn.forms import RowForm
 from adapterkit.nn.view import LayerView
 
@@ -46,6 +49,24 @@ class IA3Adapter(LayerAdapter):
     @override
     def adapt_output(self, y: Tensor, x: Tensor) -> Tensor:
         return y if self.scales_input else self._scaled(y)
+
+    @classmethod
+    @override
+    def combined_config(cls, configs: Sequence[Any], layers: Mapping[str, Sequence[Any]], how: Combination) -> Any:
+        """Feed-forward layers are those of any of the adapters.
+
+        Raises:
+            CapabilityError: at some layer one scales the inputs, and another one the outputs.
+        """
+        config = super().combined_config(configs, layers, how)
+        ends = {target: {adapter.scales_input for adapter in adapters} for target, adapters in layers.items()}
+        unlike = [target for target, kinds in ends.items() if len(kinds) > 1]
+        if unlike:
+            raise CapabilityError(
+                f"IA3 adapters cannot be combined where feedforward_modules of some name a layer, and of others do "
+                f"not: {', '.join(unlike)}"
+            )
+        return config.model_copy(update={"feedforward_modules": [t for t, kinds in ends.items() if True in kinds]})
 
     def _scaled(self, x: Tensor) -> Tensor:
         scale = self.ia3_l if self.layer.kind == "conv" else self.ia3_l.flatten()
