@@ -7,6 +7,7 @@ it is named after.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -113,6 +114,7 @@ class PeftModel(Operations, Saved):
         config = self.base_model.add(adapter_name, config, trainable=is_first, **options)
         if prompt is not None:
             self.prompt_encoder._modules[adapter_name] = prompt.requires_grad_(is_first and not config.inference_mode)
+        self._warn_of_heads(adapter_name, config)
 
     def _check_method(self, config: PeftConfig) -> None:
         others = {other.peft_type for other in self.peft_config.values()}
@@ -126,6 +128,21 @@ class PeftModel(Operations, Saved):
         """The config as it is for this task."""
         config = with_heads(config, self.base_model.names, self.heads)
         return config.model_copy(update={"task_type": config.task_type or self.task_type})
+
+    def _warn_of_heads(self, adapter_name: str, config: PeftConfig) -> None:
+        """Say which output layers the config's task would have trained, and this model does not."""
+        wrapper = wrapper_for(config)
+        if config.inference_mode or isinstance(self, wrapper):
+            return
+        asked = with_heads(config, self.base_model.names, wrapper.heads).modules_to_save or ()
+        adapted = {target.rpartition(".")[2] for target in self.base_model.adapted_by(adapter_name)}
+        for head in sorted({*asked} - {*(config.modules_to_save or ())} - adapted):
+            warnings.warn(
+                f"task_type={config.task_type!r}: a {type(self).__name__} does not train its output layer {head!r} by "
+                "itself; name it in modules_to_save",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _make_prompt(self, config: PeftConfig, name: str, *, empty: bool) -> tuple[PeftConfig, PromptAdapter]:
         prompts = self._prompts()

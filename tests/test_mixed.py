@@ -247,3 +247,12 @@ def test_adapters_of_a_block_and_of_layers_inside_of_it(order):
     model.eval().set_adapter("inside")
     torch.testing.assert_close(model(input_ids=IDS).logits, alone.eval()(input_ids=IDS).logits)
     torch.testing.assert_close(model.unload()(input_ids=IDS).logits, llama()(input_ids=IDS).logits)
+
+
+def test_a_head_that_the_task_alone_would_train_is_told_of(tmp_path):
+    config = adapterkit.LoraConfig(r=2, target_modules=["a"], task_type="SEQ_CLS")
+    with pytest.warns(UserWarning, match="PeftMixedModel does not train its output layer 'classifier' by itself"):
+        get_peft_model(Net(), config, mixed=True)
+    base, config = Net(), config.model_copy(update={"modules_to_save": ["classifier"]})
+    get_peft_model(copy.deepcopy(base), config, mixed=True).save_pretrained(tmp_path)
+    assert PeftModel.from_pretrained(base, tmp_path / "default").modules_to_save == {"classifier"}
