@@ -197,9 +197,10 @@ class PeftConfig(StrictModel):
         return self.model_dump(mode="json", exclude=set(self.runtime_fields))
 
     def to_json(self, **changes: Any) -> str:
-        """The content of ``adapter_config.json`` as PEFT writes it, with ``changes``."""
+        """The content of ``adapter_config.json`` as PEFT writes it, with ``changes``. Keys are sorted, those of a value
+        are not: of several patterns the first one counts."""
         content = {**self.to_dict(), "inference_mode": True, "peft_version": PEFT_FORMAT, **changes}
-        return json.dumps(content, indent=2, sort_keys=True)
+        return json.dumps(dict(sorted(content.items())), indent=2)
 
     def save_pretrained(
         self, save_directory: str | Path, auto_mapping_dict: dict[str, Any] | None = None, **changes: Any

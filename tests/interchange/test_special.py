@@ -84,6 +84,18 @@ def test_pefts_in_ours(tmp_path, name):
     torch.testing.assert_close(run(model, inputs(make)), run(theirs, inputs(make)), atol=1e-5, rtol=1e-4)
 
 
+def test_of_several_patterns_the_first_one_counts_in_files_too(tmp_path):
+    patterns = {"rank_pattern": {"q_proj": 4, "layers.0.self_attn.q_proj": 3}, "alpha_pattern": {"q_proj": 5, ".*": 9}}
+    model = get_peft_model(llama(), config(patterns))
+    add_noise(model)
+    model.eval().save_pretrained(tmp_path)
+    expected = run(model, {"input_ids": IDS})
+    with quiet():
+        theirs = peft.PeftModel.from_pretrained(llama(), tmp_path).eval()
+    for other in (theirs, PeftModel.from_pretrained(llama(), tmp_path)):
+        torch.testing.assert_close(run(other, {"input_ids": IDS}), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_modules_inside_a_model_of_that_name_beside_a_prompt(tmp_path):
     fields = {"num_virtual_tokens": 2, "task_type": "CAUSAL_LM", "modules_to_save": ["mlp", "lm_head"]}
     with quiet():
