@@ -94,9 +94,9 @@ def _chosen(modules: Modules, patterns: str | Sequence[str], config: LayerConfig
 
 
 def all_linear(modules: Modules, heads: Collection[str]) -> list[str]:
-    """The names of the linear layers, less ``heads``, the output layers."""
+    """The names of the linear layers, less ``heads``, the output layers, and what other adapters train whole."""
     linear = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads]
-    return [n for n in linear if not _inside(n, modules)]
+    return [n for n in linear if not _inside(n, modules) and not isinstance(modules[n], CopiedLayer)]
 
 
 def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> list[str]:
@@ -240,6 +240,8 @@ def _kind(module: nn.Module) -> str:
 
 
 def _check_kind(name: str, module: nn.Module, kinds: Collection[str], method: str) -> None:
+    if isinstance(module, CopiedLayer):
+        raise CapabilityError(f"{name!r} is trained whole, by modules_to_save of {list(module.modules_to_save)}")
     kind = _kind(module)
     if "any" in kinds or kind in kinds or (kind == "attention" and "linear" in kinds):
         return

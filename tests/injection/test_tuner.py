@@ -190,6 +190,14 @@ def test_adapted_modules_cannot_be_saved_whole():
         tuned("a", target_modules=["classifier"]).add("b", lora(modules_to_save=["classifier"]))
 
 
+def test_modules_saved_whole_cannot_be_adapted():
+    tuner = tuned("a", modules_to_save=["classifier"])
+    with pytest.raises(CapabilityError, match=r"'classifier' is trained whole, by modules_to_save of .*\['a'\]"):
+        tuner.add("b", lora(target_modules=["classifier"]))
+    tuner.add("b", lora(target_modules="all-linear"))
+    assert "classifier" not in tuner.adapted_by("b")
+
+
 def test_activation_changes_the_output_and_nothing_else():
     tuner, x = tuned("a", "b"), batch()
     flags = [p.requires_grad for p in tuner.parameters()]
