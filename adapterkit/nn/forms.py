@@ -60,9 +60,10 @@ def add_low_rank_rows(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Ten
         kernels = row_kernels()
         if kernels is not None:
             return kernels.add_rows(y, x.contiguous(), inner, outer)  # type: ignore[no-any-return]
-    if len(inner) == 1:
+    if len(inner) == 1 and y.is_contiguous():  # of any other, flattening may give a copy
         y.flatten(0, 1).addmm_((inner[0] @ x.flatten(0, 1).T).T, outer[0])
         return y
+    inner, outer = inner.expand(len(x), -1, -1), outer.expand(len(x), -1, -1)
     return y.baddbmm_(inner.bmm(x.mT).mT, outer)
 
 
