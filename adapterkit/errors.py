@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 EXIT_OK, EXIT_FAULT, EXIT_CONFIG, EXIT_TRIALS, EXIT_CHECK, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -53,7 +53,17 @@ class IncompatiblePluginError(BrokenPluginError):
 
 
 class TargetError(ConfigError):
-    """A stated module name matches nothing in the model."""
+    """A stated module name matches nothing in the model.
+
+    Args:
+        message: what is wrong.
+        field: the field of the config in which it is stated.
+        entries: the names or patterns in it that match nothing.
+    """
+
+    def __init__(self, message: str, field: str = "", entries: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.field, self.entries = field, tuple(entries)
 
 
 class DataError(ConfigError):

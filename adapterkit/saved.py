@@ -15,6 +15,7 @@ from adapterkit.architectures import model_path
 from adapterkit.checkpoint.files import Reading, check_config, load_peft_weights, write_adapter
 from adapterkit.checkpoint.identity import check_base, identity
 from adapterkit.checkpoint.keys import State, parts_of
+from adapterkit.checkpoint.lenient import Unmatched, made_of_what_matches, warn_of
 from adapterkit.checkpoint.state import LoadResult, get_peft_model_state_dict, take_state
 from adapterkit.config.base import PeftConfig
 from adapterkit.described import Described
@@ -197,15 +198,18 @@ class Saved(Described):
         if known:
             check_config(config, self.peft_config[adapter_name], adapter_name, model_id)
         contents = reading.contents(model_id, torch_device)
+        unmatched: Unmatched = {}
         if not known:
             config = config.model_copy(update={"inference_mode": not is_trainable})
-            self.add_adapter(adapter_name, config, low_cpu_mem_usage, autocast_adapter_dtype)
+            how = (low_cpu_mem_usage, autocast_adapter_dtype)
+            _, unmatched = made_of_what_matches(lambda fit: self.add_adapter(adapter_name, fit, *how), config)
         try:
             result = self._take(contents.tensors, adapter_name, reading, is_new=not known)
         except Exception:
             if not known:
                 self.delete_adapter(adapter_name)
             raise
+        warn_of(unmatched, model_id)
         check_base(self, adapter_name, contents.metadata, str(model_id))
         return result
 
@@ -258,12 +262,14 @@ class Saved(Described):
         contents = reading.contents(model_id, torch_device)
         config = config.model_copy(update={"inference_mode": not is_trainable})
         with trainable_as_before(model):
-            wrapped = cls._wrapper(config)(model, config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+            make, how = cls._wrapper(config), (autocast_adapter_dtype, low_cpu_mem_usage)
+            wrapped, unmatched = made_of_what_matches(lambda fit: make(model, fit, adapter_name, *how), config)
             try:
                 wrapped._take(contents.tensors, adapter_name, reading)
             except Exception:
                 wrapped.unload()
                 raise
+        warn_of(unmatched, model_id)
         check_base(wrapped, adapter_name, contents.metadata, str(model_id))
         set_training(wrapped, is_trainable)
         return wrapped  # type: ignore[no-any-return]

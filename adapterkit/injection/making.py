@@ -252,6 +252,5 @@ def _check_patterns(config: LayerConfig, chosen: Sequence[str]) -> None:
     for field in config.pattern_fields:
         for pattern in getattr(config, field) or ():
             if not any(pattern_value({pattern: True}, name) for name in chosen):
-                raise TargetError(
-                    f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}"
-                )
+                told = f"{field}: {pattern!r} matches none of the {len(chosen)} targets, such as {chosen[0]!r}"
+                raise TargetError(told, field, [pattern])

@@ -112,7 +112,7 @@ def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> lis
             raise TargetError(f"{field}={patterns!r} is no regular expression: {error}") from error
         chosen = [name for name in modules if compiled.fullmatch(name)]
         if not chosen:
-            raise TargetError(_no_match(modules, field, patterns, regex=True))
+            raise TargetError(_no_match(modules, field, patterns, regex=True), field, [patterns])
         return chosen
     entries, used = dict.fromkeys(patterns), set()
     has_dots = any("." in entry for entry in entries)
@@ -125,7 +125,8 @@ def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> lis
             used.update(hits)
     missing = [entry for entry in entries if entry not in used]
     if missing:
-        raise TargetError("\n".join(_no_match(modules, field, entry, regex=False) for entry in missing))
+        told = "\n".join(_no_match(modules, field, entry, regex=False) for entry in missing)
+        raise TargetError(told, field, missing)
     return chosen
 
 

@@ -55,7 +55,7 @@ def parameter_spots(modules: Modules, config: LayerConfig) -> list[Spot]:
     found = {name: at for name, at in named.items() if any(is_suffix(entry, name) for entry in stated)}
     missing = [entry for entry in dict.fromkeys(stated) if not any(is_suffix(entry, name) for name in found)]
     if missing:
-        raise TargetError("\n".join(_no_match(entry, named) for entry in missing))
+        raise TargetError("\n".join(_no_match(entry, named) for entry in missing), FIELD, missing)
     by_target: dict[str, list[str]] = {}
     for target, leaf in found.values():
         by_target.setdefault(target, []).append(leaf)
