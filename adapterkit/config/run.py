@@ -156,7 +156,11 @@ class RunConfig(StrictModel):
     adapter_name: Annotated[Text, AfterValidator(_name_of_a_module)] = Field(
         "default", description="Name of the adapter."
     )
-    resume: Text | None = Field(None, description="auto, or the directory of an interrupted run to go on with.")
+    resume: Text | None = Field(
+        None,
+        description="auto, or the directory of an interrupted run to go on with. auto finds it, and trains nothing "
+        "where the run has ended in its directory already.",
+    )
     dry_run: bool = Field(False, description="Stop after the targets are matched and the parameters counted.")
     method: Any = Field(None, description="The adapter method.")
     task: Any = Field(None, description="What the model is for.")

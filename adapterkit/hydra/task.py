@@ -64,8 +64,7 @@ def _execute_trial(run: RunConfig, trial: Trial) -> float | None:
     except Exception as error:
         _record(trial, error)
         return math.nan
-    if Path(summary["directory"]).resolve() != trial.directory.resolve():
-        trial.ended_elsewhere(summary)
+    trial.keep(summary)
     sys.stdout.write(f"trial {trial.number}: {outcome(summary, run.sweep.metric)}\n")
     return metric_value(summary, run.sweep.metric)
 

@@ -2,7 +2,8 @@
 
 ``trial.json`` has its number and overrides, written first; ``summary.json`` is the run's own, or says why there is
 none. Where a run of an earlier sweep lies in the directory, which stays as it is until another is about to train,
-``trial.json`` says it, and has the summary of an interrupted run in another directory that the trial went on with.
+``trial.json`` says it, and has the summary of a run that a resumed trial went on with elsewhere, or found to have
+ended.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Trial:
     overrides: Sequence[str]
     """As passed on by Hydra, ``["method=lora", "++method.r=4"]``."""
     summary: dict[str, Any] = field(default_factory=dict)
-    """The content of ``summary.json``; of a run elsewhere, its ``directory``, too."""
+    """The content of ``summary.json``; of a run that the sweep did not write, its ``directory``, too."""
 
     @property
     def values(self) -> dict[str, str]:
@@ -59,18 +60,23 @@ class Trial:
             (self.directory / name).unlink(missing_ok=True)
         self._record(sweep=os.environ.get(SWEEP), before=_written(self.directory / SUMMARY))
 
-    def ended_elsewhere(self, summary: Mapping[str, Any]) -> None:
-        """Say how a run ended that was gone on with in another directory."""
-        self._record(summary=dict(summary))
+    def keep(self, summary: Mapping[str, Any]) -> None:
+        """Record how a run ended that this sweep has not written here: it is elsewhere, or had ended before."""
+        if Path(summary["directory"]).resolve() != self.directory.resolve() or self._is_as_before():
+            self._record(summary=dict(summary))
 
     def end(self, status: str, error: str) -> None:
         """Say how a trial ended that did not come to the end of its run; what it had written is kept."""
-        before = _read(self.directory / RECORD).get("before")
-        if before is not None and before == _written(self.directory / SUMMARY):
+        if self._is_as_before():
             self._record(status=status, error=error)
         else:
             summary = {**_read(self.directory / SUMMARY), "status": status, "error": error}
             write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
+
+    def _is_as_before(self) -> bool:
+        """Whether the summary in the directory is of an earlier sweep."""
+        before = _read(self.directory / RECORD).get("before")
+        return before is not None and before == _written(self.directory / SUMMARY)
 
     def _record(self, **entries: Any) -> None:
         record = {"number": self.number, "overrides": list(self.overrides), **_read(self.directory / RECORD), **entries}

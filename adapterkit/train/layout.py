@@ -25,6 +25,11 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_summary(run: Path) -> dict[str, Any]:
+    """How a run ended."""
+    return json.loads((run / SUMMARY).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """The configuration of a run, in JSON types.
 

@@ -117,6 +117,26 @@ def goes_on(config: RunConfig, run: Path) -> bool:
     return config.resume is not None and is_unfinished(run) and same_config(config, run)
 
 
+def has_ended(config: RunConfig, run: Path, now: dict[str, Any]) -> bool:
+    """Whether ``resume=auto`` finds that the run itself has ended well in its directory.
+
+    Args:
+        config: the run.
+        run: its directory.
+        now: the manifest as it would be: data, base and processes as they are.
+    """
+    if config.resume != "auto" or not (run / SUMMARY).is_file() or not (run / ADAPTER).is_dir():
+        return False
+    before = read_manifest(run)
+    return before.get("status") == "ok" and same_config(config, run) and _inputs(before) == _inputs(now)
+
+
+def _inputs(manifest: dict[str, Any]) -> list[Any]:
+    """What a run's result depends on, its settings aside."""
+    places = (("data", "fingerprint"), ("base", "fingerprint"), ("process", "of"))
+    return [manifest.get(section, {}).get(key) for section, key in places]
+
+
 def is_used(directory: Path) -> bool:
     """Whether a directory holds a run, or a part of one."""
     return any(_is_filled(directory / name) for name in RECORD)

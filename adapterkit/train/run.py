@@ -48,7 +48,8 @@ def run(
 
     Args:
         config: the whole configuration, method and task included.
-        directory: where the run goes, unless ``config.resume`` finds an interrupted one to go on with.
+        directory: where the run goes, unless ``config.resume`` finds an interrupted one to go on with, or that this one
+            has ended there.
         load: loads the base model; called as `load_base` is. A sweep passes one that keeps the base.
         read: reads tokenizer and data; called as `read_inputs` is. A sweep passes one that keeps them.
         quiet: print nothing; ``run.log`` is written all the same.
@@ -76,9 +77,13 @@ def run(
             prepared = prepare(config, record, load=load, read=read)
             if checkpoint is not None:
                 resume.check_same(where, checkpoint, record.manifest)
-            if not config.dry_run:
+            ended = processes.agreed(lambda: resume.has_ended(config, where, record.manifest))
+            if ended:
+                logger.info("this run has ended well: nothing is trained; to train it anew, leave resume out")
+            elif not config.dry_run:
                 _fit(config, prepared, record, checkpoint)
-    result = {**record.summary, "directory": str(where)}
+    summary = layout.read_summary(where) if ended else record.summary
+    result = {**summary, "directory": str(where)}
     if not quiet and record.writes:
         screen.show(config, result, record.manifest)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,20 @@ def test_an_interrupted_sweep_is_reported_as_far_as_it_went(capsys, tmp_path, mo
     assert result.code == 130
     content = json.loads((only_sweep(tmp_path) / "sweep.json").read_text())
     assert [trial["status"] for trial in content["trials"]] == ["ok", "interrupted"]
+
+
+def test_a_sweep_that_is_resumed_trains_what_had_not_ended(tmp_path, monkeypatch, capsys):
+    argv = ["-m", *LORA, "method.r=2,4", "hydra.sweep.dir=sweep", "trainer.max_steps=2", "trainer.use_cpu=true"]
+    assert command(capsys, *argv).code == 0
+    shutil.rmtree(tmp_path / "sweep" / "1" / "adapter")
+    before = (tmp_path / "sweep" / "0" / "manifest.json").read_bytes()
+    result = command(capsys, *argv, "resume=auto")
+    assert result.code == 0, result.err
+    trials = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["trials"]
+    assert [(trial["status"], Path(trial["directory"]).name) for trial in trials] == [("ok", "0"), ("ok", "1")]
+    assert (tmp_path / "sweep" / "0" / "manifest.json").read_bytes() == before
+    assert not (tmp_path / "sweep" / "0" / "earlier").exists()
+    assert (tmp_path / "sweep" / "1" / "earlier").exists()
 
 
 def test_a_trial_that_goes_on_in_another_directory_is_reported_as_it_ended_there(capsys, tmp_path, monkeypatch):

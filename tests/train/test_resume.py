@@ -168,6 +168,20 @@ class TestUsedDirectory:
         assert_same_end(tmp_path / "alone", used)
         assert "resumed" not in layout.read_manifest(used)
 
+    def test_the_same_run_that_has_ended_stays_as_it_is(self, used: Path) -> None:
+        before = contents(used)
+        summary = run(short_run(**CHANGES, resume="auto"), used, quiet=True)
+        assert summary == {**layout.read_summary(used), "directory": str(used)}
+        assert contents(used) == before
+
+    @pytest.mark.parametrize("section", ["data", "base"])
+    def test_the_same_run_of_other_inputs_begins_anew(self, used: Path, section: str) -> None:
+        manifest = layout.read_manifest(used)
+        manifest[section]["fingerprint"] = "another"
+        (used / layout.MANIFEST).write_text(json.dumps(manifest))
+        run(short_run(**CHANGES, resume="auto"), used, quiet=True)
+        assert layout.read_manifest(used / layout.EARLIER / "1") == manifest
+
     def test_killed_before_its_first_checkpoint(
         self, used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
