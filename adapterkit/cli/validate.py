@@ -80,4 +80,4 @@ def _validate_sweep(config: DictConfig, composer: Composer) -> None:
     if problems or verdict.refused:
         raise ConfigProblems([*problems, *([Problem("", str(verdict))] if verdict.refused else [])])
     of = "" if verdict.checked == verdict.total else f" ({verdict.checked} of them looked at)"
-    print(f"ok: {verdict.total} trials{of}")
+    print(f"ok: {verdict.total} trial{'s' if verdict.total > 1 else ''}{of}")
