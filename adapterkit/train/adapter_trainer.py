@@ -50,7 +50,7 @@ class AdapterTrainer(Trainer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in {parent.__module__ for parent in cls.__mro__}:
+        for name in {parent.__module__ for parent in cls.__mro__} & sys.modules.keys():
             _recognise(sys.modules[name])
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
