@@ -50,10 +50,10 @@ def loss(model, batch):
     return model(**batch).square().mean()
 
 
-def started(scheme, **fields):
+def started(scheme, base=None, **fields):
     """An adapter that starts as a run starts it."""
-    config = LoraConfig(**SIZES, init_lora_weights=scheme, **fields)
-    model = get_peft_model(Two(), config)
+    config = LoraConfig(**{**SIZES, **fields}, init_lora_weights=scheme)
+    model = get_peft_model(Two() if base is None else base, config)
     resolve(config.data_init)(model, "default", batches(), loss=loss)
     return model.eval()
 
@@ -72,6 +72,11 @@ class TestFromData:
     def test_is_repeatable(self, scheme):
         first, second = (dict(started(scheme).named_parameters()) for _ in range(2))
         assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+    def test_leaves_the_base_to_a_start_of_another_rank(self, scheme):
+        base, x = started(scheme).unload(), batches()[0]["x"]
+        assert all(vars(module).keys() == vars(nn.Linear(1, 1)).keys() for module in (base.first, base.second))
+        torch.testing.assert_close(started(scheme, base, r=2)(x), Two()(x), atol=1e-5, rtol=1e-4)
 
     @pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
     def test_files_hold_what_it_started_with(self, scheme, low_cpu_mem_usage, tmp_path):
@@ -141,6 +146,14 @@ LEARN = {
     "eva": lambda model, config: get_eva_state_dict(model, [{"input_ids": IDS}], config),
     "made": get_peft_model,
 }
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("how", ["corda", "lora_ga", "eva"])
+def test_what_is_learnt_of_a_model_leaves_its_mode(how, training):
+    base = bert("ForSequenceClassification").train(training)
+    LEARN[how](base, LoraConfig(r=2, init_lora_weights=how))
+    assert {module.training for module in base.modules()} == {training}
 
 
 @pytest.mark.parametrize("how", LEARN)

@@ -21,7 +21,16 @@ from adapterkit.files import replacing
 from adapterkit.methods.lora import start
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.init import Eigens
-from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, observing, on_device, rows_of, targets_of
+from adapterkit.methods.lora.observe import (
+    as_base,
+    device_of,
+    frozen_of,
+    in_mode,
+    observing,
+    on_device,
+    rows_of,
+    targets_of,
+)
 from adapterkit.methods.lora.starts import CordaConfig
 from adapterkit.nn.view import LayerView
 
@@ -38,7 +47,7 @@ def preprocess_corda(
     run_model: Callable[[], None] | None = None,
     hooked_model: nn.Module | None = None,
 ) -> None:
-    """Learn of the data what CorDA starts from; `adapterkit.get_peft_model` then finds it at the layers.
+    """Learn of the data what CorDA starts from; `adapterkit.get_peft_model` then finds it at the layers, and leaves it.
 
     Args:
         model: the plain model.
@@ -54,8 +63,7 @@ def preprocess_corda(
     def look(see: Callable[[str, Tensor], None]) -> None:
         if run_model is None:
             raise ConfigError("preprocess_corda needs run_model where neither of corda_config's files is there")
-        (hooked_model or model).eval()
-        with observing(seen, see):
+        with in_mode(hooked_model or model, training=False), observing(seen, see):
             run_model()
 
     _learn(targets_of(model, lora_config), lora_config, look)
@@ -154,5 +162,4 @@ def start_from_data(model: Any, adapter_name: str, batches: Iterable[Any], *, lo
 
     with as_base(model):
         _learn(layers, config, look)
-    for target in layers:
-        start.from_data(model.base_model.layers[target].adapters[adapter_name], config.at(target))
+    start.from_learnt(model, adapter_name, layers)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapterkit.errors import ConfigError, StateError, TrainingError
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, observing, on_device, targets_of
+from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, in_mode, observing, on_device, targets_of
 from adapterkit.methods.lora.pca import Directions
 from adapterkit.targets.matching import suffixes
 
@@ -89,7 +89,8 @@ def get_eva_state_dict(
     if adapted:
         with as_base(model):
             return search.run(model, dataloader, forward_fn)
-    return search.run(model.eval(), dataloader, forward_fn)
+    with in_mode(model, training=False):
+        return search.run(model, dataloader, forward_fn)
 
 
 class _Search:

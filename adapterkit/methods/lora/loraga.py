@@ -16,7 +16,7 @@ from adapterkit.errors import CapabilityError, ConfigError
 from adapterkit.files import replacing
 from adapterkit.methods.lora import start
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, on_device, targets_of
+from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, in_mode, on_device, targets_of
 from adapterkit.nn import storage
 from adapterkit.nn.view import LayerView
 
@@ -27,7 +27,8 @@ BATCHES = 64
 def preprocess_loraga(
     model: nn.Module, lora_config: LoraConfig, train_step: Callable[[], None], cache_file: str | None = None
 ) -> None:
-    """Learn the gradients that LoRA-GA starts from; `adapterkit.get_peft_model` then finds them at the layers.
+    """Learn the gradients that LoRA-GA starts from; `adapterkit.get_peft_model` then finds them at the layers, and
+    leaves them.
 
     Args:
         model: the plain model.
@@ -44,9 +45,8 @@ def preprocess_loraga(
         known = torch.load(cache_file, map_location=device_of(layers), weights_only=True)
         _leave(layers, {name: known[f"{name}._peft_loraga_grad"] for name in layers})
         return
-    training = model.training
-    gradients = _gradients(model.train(), layers, lora_config, train_step)
-    model.train(training)
+    with in_mode(model, training=True):
+        gradients = _gradients(model, layers, lora_config, train_step)
     if cache_file is not None:
         with replacing(Path(cache_file)) as temporary:
             torch.save({f"{name}._peft_loraga_grad": gradient for name, gradient in gradients.items()}, temporary)
@@ -125,6 +125,4 @@ def start_from_data(model: Any, adapter_name: str, batches: Iterable[Any], *, lo
 
     with as_base(model):
         _leave(layers, _gradients(model, layers, config, train_step))
-    for target, layer in layers.items():
-        start.from_data(model.base_model.layers[target].adapters[adapter_name], config.at(target))
-        delattr(layer, start.GRADIENT)
+    start.from_learnt(model, adapter_name, layers)

@@ -68,13 +68,19 @@ def observing(layers: Mapping[str, nn.Module], see: See) -> Iterator[None]:
 @contextmanager
 def as_base(model: Any) -> Iterator[None]:
     """Inside the block an adapted model is its base model, in evaluation mode."""
-    training = model.training
-    model.eval()
+    with in_mode(model, training=False), model.disable_adapter():
+        yield
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Inside the block a model is in training mode, or in evaluation mode."""
+    before = model.training
+    model.train(training)
     try:
-        with model.disable_adapter():
-            yield
+        yield
     finally:
-        model.train(training)
+        model.train(before)
 
 
 def rows_of(x: Tensor, batch: Any) -> Tensor:

@@ -7,6 +7,7 @@ loaded, or, where data was needed for it, is part of the file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -106,6 +107,16 @@ def from_data(adapter: Any, config: LoraConfig) -> None:
     elif config.init_lora_weights == "lora_ga" and hasattr(layer, GRADIENT):
         gradient, weight = getattr(layer, GRADIENT), adapter.layer.weight
         start_at(adapter, *init.from_gradient(gradient, weight, adapter, config.lora_ga_config), saved=True)
+
+
+def from_learnt(model: Any, adapter_name: str, layers: Mapping[str, nn.Module]) -> None:
+    """Start an adapter of a run from what was just learnt at its frozen layers, and take that away: the next adapter on
+    this base may have another rank."""
+    config, adapted = model.peft_config[adapter_name], model.base_model.layers
+    for target, layer in layers.items():
+        from_data(adapted[target].adapters[adapter_name], config.at(target))
+        for learnt in (EIGENS, GRADIENT):
+            layer.__dict__.pop(learnt, None)
 
 
 @torch.no_grad()

@@ -14,7 +14,9 @@ class EvaConfig(StrictModel):
     """EVA (Paischer et al., 2024), https://arxiv.org/abs/2410.07170."""
 
     rho: float = Field(2.0, ge=1, description="A layer's rank may grow to rho * r, at others' cost; 1 keeps all.")
-    tau: float = Field(0.99, ge=0, le=1, description="A direction is settled when a batch turns it by less: cosine.")
+    tau: float = Field(
+        0.99, ge=0, le=1, description="Cosine to what it was before a batch, from which on a direction is settled."
+    )
     use_label_mask: bool = Field(True, description="Look only at tokens that have a label.")
     label_mask_value: int = Field(-100, description="The label of tokens without one.")
     whiten: bool = Field(False, description="Divide directions by the root of their singular value.")
@@ -29,9 +31,9 @@ class CordaConfig(StrictModel):
     corda_method: Literal["ipm", "kpm"] = Field(
         "ipm", description="Train the directions that the data use most (ipm) or least (kpm, keeps knowledge)."
     )
-    verbose: bool = Field(False, description="Show progress.")
+    verbose: bool = Field(False, description="Kept for PEFT's files; nothing is shown.")
     use_float16_for_covariance: bool = Field(False, description="Take covariances in half precision.")
-    prune_temporary_fields: bool = Field(True, description="Kept for PEFT's files; nothing temporary is left here.")
+    prune_temporary_fields: bool = Field(True, description="Kept for PEFT's files; only what is started from is left.")
 
 
 class LoraGAConfig(StrictModel):
