@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from adapterkit.architectures import ARCHITECTURES
+from adapterkit.config.base import PeftConfig
+from adapterkit.config.choices import BUILTIN_PREFIX
 from adapterkit.errors import EXIT_OK, ConfigError, did_you_mean
 from adapterkit.hydra.places import Preset, presets
-from adapterkit.registry import KINDS
+from adapterkit.registry import KINDS, tasks
 
 WIDTH = 110
 
@@ -42,10 +45,23 @@ def _plugin(kind: str, name: str) -> str:
     built_on = [preset.choice for preset in presets() if preset.group == kind and _extends(preset, name)]
     parts = [f"{kind} {name}   ({origin}, {loaded.__module__}:{loaded.__name__})", inspect.getdoc(loaded) or ""]
     if kind == "method":
-        parts.append(f"run it:  python -m adapterkit +method={name} task=seq_cls")
+        parts.append(f"run it:  {_first_run(name, loaded)}")
     if built_on:
         parts.append(f"presets: {', '.join(built_on)}")
     return "\n\n".join([*parts, fields(loaded, kind)])
+
+
+def _first_run(name: str, method: type[PeftConfig]) -> str:
+    """The shortest command that runs a method: with what it requires, on a built-in model that has what it adapts, and
+    on built-in data unless it reads columns of its own."""
+    wanted = set(getattr(method, "default_roles", ()))
+    families = {task: tasks[task].default_model.removeprefix(BUILTIN_PREFIX) for task in ("seq_cls", "causal_lm")}
+    task = next((task for task, family in families.items() if wanted <= ARCHITECTURES[family].keys()), "<name>")
+    required = [field for field, info in method.model_fields.items() if info.is_required()]
+    values = {field: method.example.get(field, "...") for field in required}
+    columns = [f"data.columns.{role}=<column>" for role in method.model_construct(**values).row_inputs]
+    words = [f"+method={name}", f"task={task}", *(f"method.{field}={value}" for field, value in values.items())]
+    return " ".join(["python -m adapterkit", *words, *(["data.path=<file>", *columns] if columns else [])])
 
 
 def _extends(preset: Preset, name: str) -> bool:
@@ -86,16 +102,20 @@ def _preset(group: str, name: str) -> str:
 
 
 def fields(model: type[BaseModel], prefix: str) -> str:
-    """Every field of a config class: override path and default, type, meaning."""
+    """Every field of a config class, and of those that it may hold: override path and default, type, meaning."""
     return "\n".join(line for name, field in model.model_fields.items() for line in _field(name, field, prefix))
 
 
 def _field(name: str, field: FieldInfo, prefix: str) -> Iterator[str]:
+    path = f"{prefix}.{name}" if prefix else name
     default = "???   (required)" if field.is_required() else spelled(field.get_default(call_default_factory=True))
-    yield f"  {prefix}{'.' if prefix else ''}{name}={default}"
+    yield f"  {path}={default}"
     constraint = "".join(f", {c}" for c in map(_constraint, field.metadata) if c)
     text = f"{type_name(field.annotation)}{constraint}. {field.description or ''}"
     yield textwrap.fill(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for held in get_args(field.annotation):
+        if _is_model(held):
+            yield fields(held, path)
 
 
 def spelled(value: Any) -> str:
@@ -116,7 +136,8 @@ def type_name(annotation: Any) -> str:
     """A type in words: ``"str, list[str] or null"``."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        bounds = [c for c in map(_constraint, arguments[1:]) if c]
+        marks = [mark for given in arguments[1:] for mark in getattr(given, "metadata", [given])]
+        bounds = [c for c in map(_constraint, marks) if c]
         return " ".join([type_name(arguments[0]), *bounds])
     if origin is Literal:
         return " | ".join(str(argument) for argument in arguments)

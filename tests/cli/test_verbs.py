@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapterkit import __version__
+from adapterkit.architectures import ARCHITECTURES
 from adapterkit.cli import VERBS
 from adapterkit.hydra.places import presets
 from adapterkit.registry import KINDS, resolve
@@ -129,6 +130,27 @@ def test_show_has_every_field_of_a_method(name, capsys):
         assert f"method.{field}=" in told.out
         assert (info.description or "?").split()[0] in told.out
     assert told.out == command(capsys, "show", f"method={name}").out
+
+
+@pytest.mark.parametrize("name", list(KINDS["method"]))
+def test_show_has_a_command_that_runs_a_method_on_what_it_adapts(name, capsys):
+    told = command(capsys, "show", "method", name).out
+    words = next(line for line in told.splitlines() if line.startswith("run it:")).partition("adapterkit ")[2].split()
+    checked = command(capsys, "validate", *(word for word in words if "<" not in word))
+    assert checked.code == 0, checked.err
+    assert ("data.columns.task_ids=<column>" in words) == (name == "multitask_prompt_tuning")
+    family = words[1].replace("task=seq_cls", "bert").replace("task=causal_lm", "llama")
+    assert {*getattr(KINDS["method"][name], "default_roles", ())} <= ARCHITECTURES[family].keys()
+
+
+def test_show_has_the_settings_that_a_field_may_hold(capsys):
+    told = command(capsys, "show", "method", "lora").out
+    assert "  method.eva_config.rho=2.0\n      float, at least 1. A layer's rank" in told
+    assert "  method.loftq_config.loftq_bits=4\n      4 | 8. Bits" in told
+
+
+def test_show_has_the_bounds_of_what_may_be_null(capsys):
+    assert "  trainer.loraplus_lr_ratio=null\n      float at least 1 or null." in command(capsys, "show", "trainer").out
 
 
 def test_show_has_default_type_meaning_paper_package_and_presets(capsys):
