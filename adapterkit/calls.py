@@ -77,7 +77,7 @@ def _take_inputs(tuner: Tuner, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     for field in wanted:
         value = kwargs.pop(field, None)
         if value is not None:
-            selection.inputs[field] = value
+            selection.inputs[field] = torch.as_tensor(value)
     for name in names:
         if name in configs and configs[name].derived_inputs is not None:
             _derive_inputs(tuner, name, args, kwargs)

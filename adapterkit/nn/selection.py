@@ -41,12 +41,12 @@ class Routes:
         """The same routes for a batch in which every row stands several times in a row, as in beam search.
 
         Raises:
-            ValueError: ``rows`` is no multiple of `size`: dimension 0 of this layer's input is not the batch.
+            StateError: ``rows`` is no multiple of `size`: dimension 0 of this layer's input is not the batch.
         """
         if rows == self.size:
             return self
         if self.size == 0 or rows % self.size:
-            raise ValueError(
+            raise StateError(
                 f"adapter_names has {self.size} names, and a layer's input has {rows} rows: rows must be dimension 0"
             )
         times = rows // self.size
@@ -150,6 +150,17 @@ class Selection:
             yield
         finally:
             self.inputs.update(whole)
+
+
+def require_below(size: int, name: str, values: Tensor) -> None:
+    """
+    Raises:
+        StateError: an integer is not from 0 to ``size - 1``; where they are on another device, its indexing says so.
+    """
+    if torch.compiler.is_compiling() or not values.is_cpu:
+        return
+    if bool(((values < 0) | (values >= size)).any()):
+        raise StateError(f"{name} must be from 0 to {size - 1}, and are {sorted(set(values.tolist()))}")
 
 
 def _graph_of(outputs: Any) -> Any:

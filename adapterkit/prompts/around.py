@@ -207,6 +207,8 @@ def with_tokens(
     model, selection = peft_model.get_base_model(), peft_model.base_model.selection
     rows = _rows(inputs)
     if task_ids is not None:
+        if rows % len(task_ids):
+            raise StateError(f"task_ids has {len(task_ids)} entries for a batch of {rows} rows")
         task_ids = task_ids.repeat_interleave(rows // len(task_ids))
     tokens = gather(peft_model.prompt_encoder, selection.active, selection.routes, rows, task_ids)
     if tokens.mask is not None:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from adapterkit import MultitaskPromptTuningConfig, get_peft_model
-from adapterkit.errors import CapabilityError, ConfigError
+from adapterkit.errors import CapabilityError, CheckpointError, ConfigError, StateError
 from tests.parity.helpers import peft, quiet
 from tests.parity.prompts import CASES, assert_files_go_back, bart, batch, gpt2, llama, pair, results, t5
 
 TASKS = {"task_ids": torch.tensor([0, 1, 1])}
+TENSORS = ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")
 CONFIG = {"num_virtual_tokens": 3, "num_tasks": 2, "num_ranks": 2}
 
 
@@ -102,3 +104,34 @@ def test_task_ids_are_needed_and_refused_elsewhere() -> None:
 def test_what_a_trained_start_needs(fields: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         MultitaskPromptTuningConfig.from_dict({"num_virtual_tokens": 3, **fields})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no tensors", "cannot be read"),
+        (save({"x": torch.zeros(1)}), "it has x, and no prompt_embeddings"),
+        (save({name: torch.zeros(2, 3, 1) for name in TENSORS}), "prompt_tuning_init_task=5: .* has the tasks 0 to 1"),
+    ],
+)
+def test_a_file_that_is_no_trained_prompt_is_told(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompt.safetensors"
+    path.write_bytes(content)
+    start = {"prompt_tuning_init": "EXACT_SOURCE_TASK", "prompt_tuning_init_state_dict_path": str(path)}
+    config = MultitaskPromptTuningConfig(
+        num_virtual_tokens=3, task_type="CAUSAL_LM", prompt_tuning_init_task=5, **start
+    )
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        get_peft_model(gpt2(), config)
+
+
+def test_task_ids_are_one_for_every_row_and_none_but_tasks() -> None:
+    model = get_peft_model(gpt2(), MultitaskPromptTuningConfig(**CONFIG, task_type="CAUSAL_LM")).eval()
+    given, inputs = model(**{**batch(), "task_ids": [0, 1, 1]}).logits, batch()
+    assert torch.equal(given, model(**inputs, **TASKS).logits)
+    with pytest.raises(StateError, match="task_ids has 2 entries for a batch of 3 rows"):
+        model(**inputs, task_ids=torch.tensor([0, 1]))
+    with pytest.raises(StateError, match=r"task_ids must be from 0 to 1, and are \[0, 2\]"):
+        model(**inputs, task_ids=torch.tensor([0, 2, 2]))
+    with pytest.raises(StateError, match="task_ids is missing: one of 0 to 1"):
+        model.get_prompt(2)

@@ -176,7 +176,7 @@ def test_routing_changes_inputs_and_outputs_by_row():
 def test_routing_needs_rows_in_dimension_0():
     layer = adapted(nn.Linear(5, 4), a=Turn)
     layer.selection.routes = Routes.of(["a", "__base__"])
-    with pytest.raises(ValueError, match="adapter_names has 2 names, and a layer's input has 3 rows"):
+    with pytest.raises(StateError, match="adapter_names has 2 names, and a layer's input has 3 rows"):
         layer(torch.randn(3, 5))
 
 

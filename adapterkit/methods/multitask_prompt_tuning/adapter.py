@@ -14,12 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adapterkit.errors import CheckpointError
+from adapterkit.errors import CheckpointError, ConfigError, StateError
 from adapterkit.nn.adapter import PromptAdapter
+from adapterkit.nn.selection import require_below
 from adapterkit.prompts.words import start_from_words, text_tokens
 
 if TYPE_CHECKING:
     from adapterkit.methods.multitask_prompt_tuning.config import MultitaskPromptTuningConfig
+
+FACTORS = ("prefix_task_cols", "prefix_task_rows")
+"""The tensors that are each task's own."""
 
 
 @final
@@ -48,28 +52,41 @@ class MultitaskPromptTuningAdapter(PromptAdapter):
     def _start_from(self, config: MultitaskPromptTuningConfig) -> None:
         """Take over a trained prompt, with the mean of its tasks' factors or one task's."""
         source = _read(Path(config.prompt_tuning_init_state_dict_path or ""))
+        task, known = config.prompt_tuning_init_task, len(source["prefix_task_cols"])
+        if config.prompt_tuning_init == "EXACT_SOURCE_TASK" and task >= known:
+            raise ConfigError(f"prompt_tuning_init_task={task}: the trained prompt has the tasks 0 to {known - 1}")
         taken = {"prompt_embeddings": source["prompt_embeddings"]}
-        for name in ("prefix_task_cols", "prefix_task_rows"):
+        for name in FACTORS:
             if config.prompt_tuning_init == "AVERAGE_SOURCE_TASKS":
                 taken[name] = source[name].mean(0, keepdim=True)
             elif config.prompt_tuning_init == "EXACT_SOURCE_TASK":
-                taken[name] = source[name].narrow(0, config.prompt_tuning_init_task, 1)
+                taken[name] = source[name].narrow(0, task, 1)
             else:
                 taken[name] = self.get_parameter(name).detach()
         self.load_tensors(taken)
 
     @override
     def tokens(self, rows: int, task_ids: Tensor | None = None) -> Tensor:
+        tasks = len(self.prefix_task_cols)
         if task_ids is None:
-            raise ValueError("task_ids is missing: one task for every row")
+            raise StateError(f"task_ids is missing: one of 0 to {tasks - 1} for every row")
+        require_below(tasks, "task_ids", task_ids)
         task_ids = task_ids.to(self.prefix_task_cols.device)
         return self.table() * (self.prefix_task_cols[task_ids] @ self.prefix_task_rows[task_ids])
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """
+    Raises:
+        CheckpointError: there is no such file, or it holds no trained prompt.
+    """
+    place = f"prompt_tuning_init_state_dict_path: {path}"
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except OSError as error:
-        raise CheckpointError(f"prompt_tuning_init_state_dict_path: {path} cannot be read: {error}") from error
+        is_safe = path.suffix == ".safetensors"
+        found = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # those of pickle and of safetensors, too
+        raise CheckpointError(f"{place} cannot be read: {error}") from error
+    missing = [name for name in ("prompt_embeddings", *FACTORS) if name not in found]
+    if missing:
+        raise CheckpointError(f"{place} holds no multitask prompt: it has {', '.join(found)}, and no {missing[0]}")
+    return found

@@ -1,4 +1,5 @@
-r"""Polytropon (Ponti et al., 2022), https://arxiv.org/abs/2202.13914, and MHR (Caccia et al., 2022), 2211.03831.
+r"""Polytropon (Ponti et al., 2022), https://arxiv.org/abs/2202.13914, and its multi-head routing (Caccia et al., 2022),
+https://arxiv.org/abs/2211.03831.
 
 .. math:: y = W x + \frac{1}{r} B_t A_t x, \quad A_t = \sum_s \alpha_{ts} A_s, \quad B_t = \sum_s \alpha_{ts} B_s
 
@@ -23,6 +24,7 @@ from adapterkit.methods.poly.config import PolyConfig
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.forms import RowForm
 from adapterkit.nn.module import Module
+from adapterkit.nn.selection import require_below
 from adapterkit.nn.view import LayerView
 
 
@@ -120,7 +122,11 @@ def normalised(shares: Tensor, dim: int) -> Tensor:
 
 
 def task_ids(layer: LayerView, tasks: int, x: Tensor) -> Tensor:
-    """The task of each row of ``x``, ``(rows,)``."""
+    """The task of each row of ``x``, ``(rows,)``.
+
+    Raises:
+        StateError: they are not given, or not as many as rows, or one is no task.
+    """
     given = layer.inputs.get("task_ids")
     if given is None:
         if tasks > 1:
@@ -129,6 +135,5 @@ def task_ids(layer: LayerView, tasks: int, x: Tensor) -> Tensor:
     ids = given.to(x.device)
     if len(x) % len(ids):
         raise StateError(f"task_ids has {len(ids)} entries for a layer's input of {len(x)} rows")
-    if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= tasks)).any()):  # a device's own indexing checks
-        raise StateError(f"task_ids must be from 0 to {tasks - 1}, and are {sorted(set(ids.tolist()))}")
+    require_below(tasks, "task_ids", ids)
     return ids.repeat_interleave(len(x) // len(ids))
