@@ -92,6 +92,11 @@ class CheckFailedError(AdapterkitError, AssertionError):
     exit_code = EXIT_CHECK
 
 
+def first_line(error: BaseException | None) -> str:
+    """The first line that an error says, or its class where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that was probably meant by ``word``, or None: by spelling, then by containment."""
     options = list(choices)

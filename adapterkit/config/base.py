@@ -347,8 +347,7 @@ def summarize(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         place = ".".join(str(part) for part in problem["loc"])
-        names = problem["loc"][:1]
-        unknown = problem["type"] == "extra_forbidden" and names
+        unknown = problem["type"] == "extra_forbidden"
         what = "unknown key" if unknown else problem["msg"].removeprefix("Value error, ")
         lines.append(f"{place}: {what} (got {problem['input']!r})")
     return "; ".join(dict.fromkeys(lines))

@@ -82,8 +82,8 @@ FSDP_OPTIONS = (
 Logger = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 """Loggers that an extra installs, each under the name of its module."""
 
-LOGGERS: dict[str, str] = {name: name for name in get_args(Logger)}
-"""Loggers, and the module that shows whether one is installed."""
+LOGGERS: tuple[str, ...] = get_args(Logger)
+"""The same, to look one up."""
 
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FAMILIES = ("bert", "gpt2", "llama", "t5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from adapterkit.errors import CheckpointError
+from adapterkit.errors import CheckpointError, first_line
 
 _TOKEN = "pass token=..., or log in with `hf auth login`"
 
@@ -55,7 +55,7 @@ def _reason(error: BaseException, repo_id: str, revision: str | None) -> str:
         return refused
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return _not_reached(error)
-    return f"{type(error).__name__}: {_first_line(error)}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _refused(error: BaseException | None) -> str | None:
@@ -74,9 +74,5 @@ def _not_reached(error: BaseException) -> str:
     if constants.HF_HUB_OFFLINE:
         why = "HF_HUB_OFFLINE is set"
     else:
-        why = f"the Hub was not reached ({_first_line(error.__cause__)})" if error.__cause__ else "the Hub is not asked"
+        why = f"the Hub was not reached ({first_line(error.__cause__)})" if error.__cause__ else "the Hub is not asked"
     return f"{why}, and the files are not in the cache: load them once with a connection, or give a directory"
-
-
-def _first_line(error: BaseException | None) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

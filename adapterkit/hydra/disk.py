@@ -36,7 +36,7 @@ def absent(data: Mapping[str, Any], where: Where) -> Iterator[Problem]:
     yield from _unusable(data, where)
     reports = _at(data, "trainer.report_to")
     for name in reports if isinstance(reports, list) else ():
-        if isinstance(name, str) and name in LOGGERS and importlib.util.find_spec(LOGGERS[name]) is None:
+        if isinstance(name, str) and name in LOGGERS and importlib.util.find_spec(name) is None:
             place = "trainer.report_to"
             yield Problem(place, f"{name} is not installed: pip install 'adapterkit[{name}]'", where(place))
 

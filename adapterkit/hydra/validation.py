@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from adapterkit.config.run import RunConfig, run_config
-from adapterkit.errors import ConfigError
+from adapterkit.errors import ConfigError, first_line
 from adapterkit.hydra.disk import absent
 from adapterkit.hydra.explain import NONE_HINT, Where, dotted, explain, required
 from adapterkit.hydra.nodes import MISSING, plain
@@ -51,7 +51,7 @@ def check(
     try:
         data = plain(config)
     except OmegaConfBaseException as error:
-        return None, [Problem(error.full_key or "", _first_line(error), where(error.full_key or ""))]
+        return None, [Problem(error.full_key or "", first_line(error), where(error.full_key or ""))]
     return check_data(data, where, known=known)
 
 
@@ -119,7 +119,3 @@ def _misspelt_nulls(data: Any, where: Where, path: tuple[Any, ...] = ()) -> Iter
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
         yield from _misspelt_nulls(value, where, (*path, key))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -101,7 +101,8 @@ class LayerAdapter(Adapter):
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"linear"})
-    """The kinds of layer it adapts: ``linear``, ``embedding``, ``conv``, or ``any`` (see `LayerView.kind`)."""
+    """The kinds of layer it adapts, of `adapterkit.nn.view.Kind`: ``linear``, ``embedding``, ``conv``, ... ``any`` is
+    all of them; ``linear`` is `torch.nn.MultiheadAttention`, too, by its projections."""
 
     mergeable: ClassVar[bool] = True
     """Whether the change is affine in ``x``, so that some weight and bias express it."""

@@ -16,7 +16,7 @@ from adapterkit.errors import CapabilityError
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 from adapterkit.nn.view import LayerView
-from adapterkit.targets.matching import Modules
+from adapterkit.targets.matching import Modules, in_attention
 from adapterkit.targets.parameters import base_of, is_read
 
 Parts = dict[str, dict[str, nn.Module]]
@@ -47,7 +47,7 @@ def with_biases(
     biases: dict[str, nn.Module] = {}
     changes: dict[str, nn.Module] = dict(changed)
     for name in modules if mode == "all" else [*called, *changed, *_layers_in(changed)]:
-        if _within(name, whole) or _is_read(name, modules):
+        if _within(name, whole) or in_attention(name, modules):
             continue
         made = _inside(name, modules[name], changed)
         if made is not None:
@@ -71,12 +71,6 @@ def _layers_in(changed: Mapping[str, Any]) -> list[str]:
 
 def _within(name: str, whole: set[str]) -> bool:
     return any(name == other or name.startswith(f"{other}.") for other in whole)
-
-
-def _is_read(name: str, modules: Modules) -> bool:
-    """Whether a module is part of an attention, which reads its weights and does not call it."""
-    owner = modules.get(name.rpartition(".")[0])
-    return owner is not None and isinstance(base_of(owner), nn.MultiheadAttention)
 
 
 def _inside(name: str, module: nn.Module, changed: Mapping[str, nn.Module]) -> BiasAdapter | None:

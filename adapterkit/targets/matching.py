@@ -74,7 +74,7 @@ def match_targets(
         )
     for name in chosen:
         _check_kind(name, modules[name], kinds, method)
-        if _inside(name, modules):
+        if in_attention(name, modules):
             owner = name.rpartition(".")[0]
             raise CapabilityError(f"{name!r} is never called: {owner!r} reads its weight. Target {owner!r}")
     return chosen
@@ -96,7 +96,7 @@ def _chosen(modules: Modules, patterns: str | Sequence[str], config: LayerConfig
 def all_linear(modules: Modules, heads: Collection[str]) -> list[str]:
     """The names of the linear layers, less ``heads``, the output layers, and what other adapters train whole."""
     linear = [n for n, m in modules.items() if _kind(m) in _LINEAR and n not in heads]
-    return [n for n in linear if not _inside(n, modules) and not isinstance(modules[n], CopiedLayer)]
+    return [n for n in linear if not in_attention(n, modules) and not isinstance(modules[n], CopiedLayer)]
 
 
 def matching(modules: Modules, patterns: str | Sequence[str], field: str) -> list[str]:
@@ -230,7 +230,7 @@ def _index_by(patterns: Sequence[str]) -> Callable[[str], int | None]:
     return index_of
 
 
-def _inside(name: str, modules: Modules) -> bool:
+def in_attention(name: str, modules: Modules) -> bool:
     """Whether a module is part of a `torch.nn.MultiheadAttention`, which reads its weights and does not call it."""
     owner = modules.get(name.rpartition(".")[0])
     return isinstance(owner.base_layer if isinstance(owner, AdaptedLayer) else owner, nn.MultiheadAttention)

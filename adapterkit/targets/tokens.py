@@ -9,11 +9,10 @@ from torch import nn
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError, ConfigError, TargetError
 from adapterkit.nn.copied import CopiedLayer
-from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.tokens import TiedTokens, TokenAdapter, TokenRows
 from adapterkit.nn.view import LayerView
 from adapterkit.targets.matching import Modules, matching
-from adapterkit.targets.tying import input_embedding, weight_of
+from adapterkit.targets.tying import input_embedding, view_of, weight_of
 
 FIELD = "trainable_token_indices"
 
@@ -44,9 +43,9 @@ def make_token_rows(model: nn.Module, modules: Modules, config: PeftConfig) -> d
     made: dict[str, TokenRows] = {}
     for target, indices in wanted.items():
         if target not in followers:
-            made[target] = _checked(target, _view(modules[target]), indices)
+            made[target] = _checked(target, view_of(modules[target]), indices)
     for target in followers:
-        made[target] = TiedTokens(_view(modules[target]), made[str(leader)])
+        made[target] = TiedTokens(view_of(modules[target]), made[str(leader)])
     return made
 
 
@@ -75,10 +74,6 @@ def _followers(modules: Modules, leader: str, wanted: Mapping[str, Sequence[int]
         and weight_of(module) is weight
         and wanted.get(name, indices) == indices
     ]
-
-
-def _view(module: nn.Module) -> LayerView:
-    return module.view if isinstance(module, AdaptedLayer) else LayerView(module)
 
 
 def _checked(target: str, view: LayerView, indices: Sequence[int]) -> TokenRows:

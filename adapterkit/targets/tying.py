@@ -93,7 +93,7 @@ class Tied:
         leader = adapters.get(str(self.embedding))
         if leader is None:
             return adapters
-        return {**adapters, **{name: leader.tied(_view(self.modules[name])) for name in self.followers}}
+        return {**adapters, **{name: leader.tied(view_of(self.modules[name])) for name in self.followers}}
 
     def follow(self, saved: Sequence[str]) -> dict[str, str]:
         """The layers whose copies follow the embedding's, where it is among the modules that are ``saved``, by name.
@@ -144,5 +144,6 @@ def weight_of(module: nn.Module) -> Any:
     return frozen_of(layer).get("weight", layer._parameters.get("weight", module))
 
 
-def _view(module: nn.Module) -> LayerView:
+def view_of(module: nn.Module) -> LayerView:
+    """A module as adapters see it, adapted already or not."""
     return module.view if isinstance(module, AdaptedLayer) else LayerView(module)

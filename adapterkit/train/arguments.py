@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from adapterkit import launcher, optimizers
-from adapterkit.config.choices import LOGGERS, WITHOUT_WARM_UP
+from adapterkit.config.choices import WITHOUT_WARM_UP
 from adapterkit.config.run import RunConfig
 from adapterkit.config.task import TaskConfig, less_is_better
 from adapterkit.config.trainer import TrainerConfig
@@ -155,5 +155,5 @@ def check_loggers(names: Sequence[str]) -> None:
         ConfigError: a logger is not installed.
     """
     for name in names:
-        if importlib.util.find_spec(LOGGERS[name]) is None:
+        if importlib.util.find_spec(name) is None:
             raise ConfigError(f"trainer.report_to: {name} is not installed: pip install 'adapterkit[{name}]'")

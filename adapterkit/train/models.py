@@ -12,9 +12,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from adapterkit.config.choices import BUILTIN_PREFIX
 from adapterkit.config.run import ModelConfig
 from adapterkit.config.task import TaskConfig
-from adapterkit.errors import ConfigError
+from adapterkit.errors import ConfigError, first_line
 from adapterkit.train import tiny
 from adapterkit.train.tokenizers import builtin_tokenizer
 
@@ -172,8 +173,6 @@ def _loading(config: ModelConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)}
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
-    if config.load_in_4bit and config.load_in_8bit:
-        raise ConfigError("model.load_in_4bit and model.load_in_8bit exclude each other")
     if _is_quantised(config):
         options["quantization_config"] = _quantisation(config)
     return options
@@ -207,7 +206,7 @@ def _built_in(
         torch.manual_seed(tiny.SEED)
         model = auto.from_config(made, **_attention(config))
     tiny.fill(model, tokenizer)
-    model.name_or_path = f"{tiny.PREFIX}{family}"
+    model.name_or_path = f"{BUILTIN_PREFIX}{family}"
     if config.dtype != "auto":
         model = model.to(getattr(torch, config.dtype))
     return _prepared(model, config, device)
@@ -245,13 +244,8 @@ def _explained(name: str, task: TaskConfig, *, key: str = "name_or_path") -> Ite
     except ConfigError:
         raise
     except (OSError, ValueError, ImportError) as error:  # the last: kernels of attn_implementation, modules of its code
-        raise ConfigError(f"model.{key}={name} cannot be loaded for task {task.name}: {_first_line(error)}") from error
+        raise ConfigError(f"model.{key}={name} cannot be loaded for task {task.name}: {first_line(error)}") from error
 
 
 def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

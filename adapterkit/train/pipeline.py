@@ -259,3 +259,12 @@ def first(outputs: Any) -> Tensor:
     value = outputs[0] if isinstance(outputs, tuple | list) else outputs
     assert isinstance(value, Tensor)
     return value
+
+
+def label_options(labels: Sequence[str]) -> dict[str, Any]:
+    """Options of a model's configuration that give it these classes."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }

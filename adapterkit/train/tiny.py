@@ -16,10 +16,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from adapterkit.config.choices import BUILTIN_PREFIX
 from adapterkit.errors import ConfigError, of_choices
 from adapterkit.train.builtin import words
 
-PREFIX = "builtin:"
 SEED = 20260801
 """Seed of the weights; independent of the seed of a run."""
 
@@ -85,11 +85,13 @@ def family_of(name: str) -> str | None:
     Raises:
         ConfigError: there is no built-in model of that family.
     """
-    if not name.startswith(PREFIX):
+    if not name.startswith(BUILTIN_PREFIX):
         return None
-    family = name.removeprefix(PREFIX)
+    family = name.removeprefix(BUILTIN_PREFIX)
     if family not in SIZES:
-        raise ConfigError(f"model.name_or_path={name}: no such model{of_choices(name, map(PREFIX.__add__, SIZES))}")
+        raise ConfigError(
+            f"model.name_or_path={name}: no such model{of_choices(name, map(BUILTIN_PREFIX.__add__, SIZES))}"
+        )
     return family
 
 

@@ -11,7 +11,6 @@ import transformers
 from torch import nn
 
 IDS = torch.arange(12).reshape(3, 4) % 7 + 3
-MASK = torch.ones_like(IDS)
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 32}
 
 

@@ -18,7 +18,7 @@ from adapterkit.errors import DataError
 from adapterkit.train import metrics
 from adapterkit.train.builtin import sentiment
 from adapterkit.train.data import Data
-from adapterkit.train.pipeline import Batch, Encoded, Pipeline, first
+from adapterkit.train.pipeline import Batch, Encoded, Pipeline, first, label_options
 from adapterkit.train.values import check_names
 
 logger = logging.getLogger("adapterkit")
@@ -128,12 +128,3 @@ def ordered(labels: set[str]) -> list[str]:
     """Labels in the order of their numbers, if they are numbers; else of their spelling."""
     numbers = all(re.fullmatch(r"-?\d+", label) for label in labels)
     return sorted(labels, key=int) if numbers else sorted(labels)
-
-
-def label_options(labels: Sequence[str]) -> dict[str, Any]:
-    """Options of a model's configuration that give it these classes."""
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }

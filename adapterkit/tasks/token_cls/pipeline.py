@@ -17,7 +17,7 @@ from adapterkit.errors import DataError
 from adapterkit.train import metrics
 from adapterkit.train.builtin import entities
 from adapterkit.train.data import Data
-from adapterkit.train.pipeline import IGNORED, Batch, Encoded, Pipeline, first, own_positions
+from adapterkit.train.pipeline import IGNORED, Batch, Encoded, Pipeline, first, label_options, own_positions
 from adapterkit.train.values import check_names, listed
 
 logger = logging.getLogger("adapterkit")
@@ -68,11 +68,7 @@ class TokenClsPipeline(Pipeline):
             )
         elif others:
             logger.warning("tags that mark no part of an entity, and count as O in f1: %s", ", ".join(others))
-        return {
-            "num_labels": len(self.tags),
-            "id2label": dict(enumerate(self.tags)),
-            "label2id": {tag: index for index, tag in enumerate(self.tags)},
-        }
+        return label_options(self.tags)
 
     @override
     def features(self, examples: Dataset) -> Encoded:
