@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from adapterkit_hra import HraConfig
 from torch import nn
 
+from adapterkit import get_peft_model
 from adapterkit.nn.view import LayerView
 from adapterkit.testing import AdapterContract
 
@@ -68,3 +71,12 @@ def test_saves_no_activation_per_reflection():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         hra.adapt_input(x)
     assert sum(n for n in kept if n >= 512 * 8) <= 512 * (64 + 2 * 8)
+
+
+def test_how_it_started_is_no_reason_to_refuse_a_file(tmp_path):
+    base, config = nn.Sequential(nn.Linear(6, 6)), HraConfig(r=2, target_modules=["0"])
+    model = get_peft_model(copy.deepcopy(base), config.model_copy(update={"init_weights": False}))
+    model.save_pretrained(tmp_path)
+    other = get_peft_model(base, config)
+    other.load_adapter(tmp_path, "default")
+    assert torch.equal(*(each.base_model.layers["0"].adapters["default"].hra_u for each in (model, other)))

@@ -15,6 +15,7 @@ class HraConfig(IndexedLayerConfig):
     """HRA (Yuan, Liu and Xu, 2024), https://arxiv.org/abs/2405.17484: ``y = W H_1 ... H_r x``, ``H = I - 2 u u^T``."""
 
     adapter: ClassVar[str] = "adapterkit_hra.adapter:HraAdapter"
+    start_fields: ClassVar[Mapping[str, Any]] = {"init_weights": None}
     learning_rate: ClassVar[float] = 1e-2
     example: ClassVar[Mapping[str, Any]] = {"r": 4}
 
