@@ -130,11 +130,13 @@ class PeftConfig(StrictModel):
     task_type: Annotated[str | None, BeforeValidator(_known_task_type)] = Field(
         None, description="What the model is for: SEQ_CLS, TOKEN_CLS, CAUSAL_LM, SEQ_2_SEQ_LM, QUESTION_ANS, ..."
     )
-    base_model_name_or_path: str | None = Field(None, description="Where the base model comes from.")
+    base_model_name_or_path: str | None = Field(
+        None, description="Where the base model comes from; null takes what it says."
+    )
     revision: str | None = Field(None, description="Revision of the base model on the Hub.")
     inference_mode: bool = Field(False, description="Whether the adapter is frozen, for inference only.")
     auto_mapping: dict[str, Any] | None = Field(None, description="Class of a base model that has no task type.")
-    peft_version: str | None = Field(None, description="Version of the file format.")
+    peft_version: str | None = Field(None, description="Release of PEFT whose format the file has.")
     modules_to_save: Names | None = Field(
         None, description="Modules trained and saved whole beside the adapter, by name or name suffix: heads."
     )

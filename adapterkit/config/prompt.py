@@ -16,12 +16,15 @@ class PromptConfig(PeftConfig):
     example: ClassVar[Mapping[str, Any]] = {"num_virtual_tokens": 3}
 
     num_virtual_tokens: PositiveInt = Field(description="Number of virtual tokens put before the input.")
-    token_dim: PositiveInt | None = Field(None, description="Size of a token's embedding.")
+    token_dim: PositiveInt | None = Field(None, description="Size of a token's embedding; null reads it off the model.")
     num_transformer_submodules: PositiveInt | None = Field(
-        None, description="1, or 2 for an encoder-decoder whose two halves have a prompt of their own."
+        None,
+        description="1, or 2 for an encoder-decoder, each half of which may have a prompt; null goes by the task.",
     )
-    num_attention_heads: PositiveInt | None = Field(None, description="Number of (key/value) attention heads.")
-    num_layers: PositiveInt | None = Field(None, description="Number of layers.")
+    num_attention_heads: PositiveInt | None = Field(
+        None, description="Number of (key/value) attention heads; null reads it off the model."
+    )
+    num_layers: PositiveInt | None = Field(None, description="Number of layers; null reads it off the model.")
 
     @property
     def is_prompt_learning(self) -> bool:

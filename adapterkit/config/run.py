@@ -112,8 +112,8 @@ class DataConfig(StrictModel):
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="The task's column roles to the data's column names: {text: sentence}. So are the inputs that a "
-        "method takes for every row: {task_ids: source}.",
+        description="Names of the data's columns, by what they are for the task: {text: sentence}. The inputs that a "
+        "method takes for every row have theirs here, too: {task_ids: source}.",
     )
     max_length: PositiveInt = Field(128, description="Longest input in tokens; longer ones are cut.")
     max_target_length: PositiveInt = Field(64, description="Longest target in tokens, for sequence to sequence.")
@@ -139,7 +139,9 @@ class SweepConfig(StrictModel):
     """How a sweep ends and what its report compares."""
 
     metric: Text | None = Field(None, description="Metric the trials are ranked by; null takes the task's.")
-    on_failure: Literal["continue", "stop"] = Field("continue", description="What a failed trial does to the rest.")
+    on_failure: Literal["continue", "stop"] = Field(
+        "continue", description="Whether the trials after a failed one are run, or skipped."
+    )
 
 
 class RunConfig(StrictModel):

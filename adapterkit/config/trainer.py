@@ -52,14 +52,14 @@ class TrainerConfig(StrictModel):
     """Keys of `transformers.TrainingArguments`, by their own names, and a few of ours at the end."""
 
     learning_rate: PositiveFloat | None = Field(None, description="Peak learning rate; null takes the method's own.")
-    num_train_epochs: PositiveFloat = Field(3.0, description="Passes over the training data.")
+    num_train_epochs: PositiveFloat = Field(3.0, description="Passes over the training data, unless max_steps is set.")
     max_steps: Annotated[int, Field(ge=-1), AfterValidator(_not_zero)] = Field(
         -1, description="Optimizer steps; -1 goes by num_train_epochs."
     )
     per_device_train_batch_size: PositiveInt = Field(32, description="Examples per step and device.")
     per_device_eval_batch_size: PositiveInt = Field(64, description="Examples per evaluation step and device.")
     gradient_accumulation_steps: PositiveInt = Field(1, description="Batches per optimizer step.")
-    weight_decay: NonNegativeFloat = Field(0.0, description="Weight decay of AdamW.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Weight decay.")
     adam_beta1: BelowOne = Field(0.9, description="First coefficient of AdamW.")
     adam_beta2: BelowOne = Field(0.999, description="Second coefficient of AdamW.")
     adam_epsilon: PositiveFloat = Field(1e-8, description="Epsilon of AdamW.")
@@ -70,9 +70,11 @@ class TrainerConfig(StrictModel):
     label_smoothing_factor: BelowOne = Field(0.0, description="Label smoothing.")
     bf16: bool = Field(False, description="Train under bfloat16 autocast.")
     fp16: bool = Field(False, description="Train under float16 autocast, with loss scaling.")
-    tf32: bool | None = Field(None, description="Whether float32 products may use TF32.")
+    tf32: bool | None = Field(None, description="Whether float32 products may use TF32; null does not say.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward to save memory.")
-    gradient_checkpointing_kwargs: dict[str, Any] | None = Field(None, description="{use_reentrant: false}, ...")
+    gradient_checkpointing_kwargs: dict[str, Any] | None = Field(
+        None, description="As torch.utils.checkpoint takes them: {use_reentrant: false}."
+    )
     torch_compile: bool = Field(False, description="Compile the model.")
     use_cpu: bool = Field(False, description="Train on the CPU even where there is an accelerator.")
     dataloader_num_workers: NonNegativeInt = Field(0, description="Worker processes that load data.")
@@ -82,16 +84,22 @@ class TrainerConfig(StrictModel):
         "random", description="Order of the training examples; group_by_length pads less."
     )
     eval_strategy: Strategy = Field("epoch", description="When to evaluate.")
-    eval_steps: Steps | None = Field(None, description="Steps between evaluations.")
+    eval_steps: Steps | None = Field(
+        None, description="Steps between evaluations, or their share of all if below 1; null takes logging_steps."
+    )
     eval_on_start: bool = Field(False, description="Evaluate once before training.")
     save_strategy: Strategy = Field("epoch", description="When to write a checkpoint.")
-    save_steps: Steps = Field(500, description="Steps between checkpoints.")
-    save_total_limit: PositiveInt | None = Field(2, description="How many checkpoints are kept.")
+    save_steps: Steps = Field(500, description="Steps between checkpoints, or their share of all if below 1.")
+    save_total_limit: PositiveInt | None = Field(
+        2, description="How many checkpoints are kept, the best one among them; null keeps all."
+    )
     load_best_model_at_end: bool = Field(True, description="End with the best checkpoint, by metric_for_best_model.")
-    metric_for_best_model: Text | None = Field(None, description="Metric that chooses; null takes the task's.")
+    metric_for_best_model: Text | None = Field(
+        None, description="Metric by which the best checkpoint is chosen; null takes the task's."
+    )
     greater_is_better: bool | None = Field(None, description="Whether more is better; null goes by the metric.")
     logging_strategy: Strategy = Field("steps", description="When to log the training loss.")
-    logging_steps: Steps = Field(10, description="Steps between log entries.")
+    logging_steps: Steps = Field(10, description="Steps between log entries, or their share of all if below 1.")
     report_to: Annotated[list[Logger], BeforeValidator(as_names)] = Field(
         default_factory=list, description="Loggers; each is an extra of this package."
     )
@@ -99,12 +107,14 @@ class TrainerConfig(StrictModel):
     disable_tqdm: bool | None = Field(None, description="No progress bar; null shows one on a terminal only.")
     deepspeed: Text | None = Field(None, description="Path of a DeepSpeed configuration.")
     fsdp: bool | Annotated[Text, AfterValidator(_known_to_fsdp)] | None = Field(
-        None, description="Shard the model over the processes with FSDP."
+        None, description="Shard the model over the processes with FSDP: true, or words such as 'full_shard auto_wrap'."
     )
     fsdp_config: dict[str, Any] | Text | None = Field(
         None, description="FSDP's options, or the path of a JSON file with them, as transformers takes them."
     )
-    ddp_find_unused_parameters: bool | None = Field(None, description="Passed to DistributedDataParallel.")
+    ddp_find_unused_parameters: bool | None = Field(
+        None, description="Whether DistributedDataParallel looks for parameters without a gradient; null does not say."
+    )
     loraplus_lr_ratio: Annotated[float, Field(ge=1)] | None = Field(
         None, description="LoRA+: learning rate of LoRA's second factor as a multiple of learning_rate, such as 16."
     )

@@ -43,7 +43,7 @@ class AdaLoraConfig(IndexedLayerConfig):
     tfinal: NonNegativeInt = Field(0, description="Steps at the end with the final ranks.")
     deltaT: PositiveInt = Field(1, description="Steps from one allocation of rank to the next.")
     beta1: float = Field(0.85, gt=0, lt=1, description="Smoothing of the sensitivity of the loss.")
-    beta2: float = Field(0.85, gt=0, lt=1, description="Smoothing of its uncertainty.")
+    beta2: float = Field(0.85, gt=0, lt=1, description="Smoothing of the sensitivity's uncertainty.")
     orth_reg_weight: float = Field(0.5, ge=0, description="Weight of the loss that keeps the factors orthogonal.")
     total_step: PositiveInt | None = Field(None, description="Steps of the training; null takes the trainer's.")
     rank_pattern: Annotated[dict[str, list[bool]] | None, BeforeValidator(_by_layer)] = Field(

@@ -27,7 +27,7 @@ class PromptEncoderConfig(PromptConfig):
     encoder_reparameterization_type: Annotated[Literal["MLP", "LSTM"], Choice] = Field(
         "MLP", description="The network: MLP (three linear layers) or LSTM (both ways, then two linear layers)."
     )
-    encoder_hidden_size: PositiveInt | None = Field(None, description="Its width; null takes token_dim.")
+    encoder_hidden_size: PositiveInt | None = Field(None, description="Width of the network; null takes token_dim.")
     encoder_num_layers: PositiveInt = Field(2, description="Layers of the LSTM.")
     encoder_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout between the layers of the LSTM.")
 

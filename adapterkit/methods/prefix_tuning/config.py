@@ -21,7 +21,9 @@ class PrefixTuningConfig(PromptConfig):
     prefix_projection: bool = Field(
         False, description="Train the prefix through a two-layer network, which is dropped when saving."
     )
-    encoder_hidden_size: PositiveInt | None = Field(None, description="Width of that network; null takes token_dim.")
+    encoder_hidden_size: PositiveInt | None = Field(
+        None, description="With prefix_projection: width of the network; null takes token_dim."
+    )
     init_weights: Annotated[Literal["zero"] | None, Choice] = Field(
         None, description="'zero' starts with keys and values of zero; null draws normal values."
     )
