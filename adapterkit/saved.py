@@ -75,6 +75,7 @@ class Saved(Described):
 
         Raises:
             StateError: an adapter, or its config, is unknown.
+            TypeError: an unknown option.
             CheckpointError: the files cannot be written; those that were there are as before.
         """
         names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)

@@ -61,7 +61,11 @@ class Estimate:
 
 
 def estimate(arguments: Sequence[str]) -> int:
-    """``estimate +method=lora task=seq_cls ...``, or ``estimate --config adapter_config.json --model config.json``."""
+    """``estimate +method=lora task=seq_cls ...``, or ``estimate --config adapter_config.json --model config.json``.
+
+    Raises:
+        ConfigError: a flag is unknown or alone, a file cannot be read, or what it says cannot be honoured.
+    """
     parser = argparse.ArgumentParser(
         "adapterkit estimate",
         usage="%(prog)s [--json] +method=<name> task=<name> [key=value ...]\n"

@@ -18,6 +18,9 @@ def node_from_model(model: type[BaseModel], *, exclude: frozenset[str] = frozens
     """The defaults of ``model``, in JSON types; ``???`` for what has no default.
 
     Dictionaries stay open for new keys, whatever Hydra does to the rest.
+
+    Raises:
+        BrokenPluginError: a default is of no JSON type.
     """
     defaults = model.model_construct()
     required = {name for name, field in model.model_fields.items() if field.is_required()}

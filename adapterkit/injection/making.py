@@ -138,7 +138,12 @@ class Maker:
         return heads
 
     def modules_to_save(self, config: PeftConfig) -> list[str]:
-        """The modules that a config has trained and saved whole; of one inside another, the outer one."""
+        """The modules that a config has trained and saved whole; of one inside another, the outer one.
+
+        Raises:
+            TargetError: a name matches nothing.
+            CapabilityError: a module is adapted by another adapter.
+        """
         if not config.modules_to_save:
             return []
         chosen = matching(self.names, config.modules_to_save, "modules_to_save")

@@ -79,7 +79,12 @@ def replicated(model: nn.Module) -> ReplicatedLayers | None:
 
 
 def replicate(model: nn.Module, ranges: Ranges) -> None:
-    """Stack ranges of a model's layers, in place."""
+    """Stack ranges of a model's layers, in place.
+
+    Raises:
+        ConfigError: a range is not one of the model's layers.
+        CapabilityError: it is not known which the layers are.
+    """
     place, layers = _layers_of(model)
     outside = [list(pair) for pair in ranges if pair[1] > len(layers)]
     if outside:

@@ -311,7 +311,11 @@ class Tuner(Operations, Folding):
         return active[0] if len(active) == 1 else active
 
     def activate(self, names: Sequence[str]) -> None:
-        """Use these adapters from now on, the first one innermost. Nothing else about them changes."""
+        """Use these adapters from now on, the first one innermost. Nothing else about them changes.
+
+        Raises:
+            StateError: a name is unknown, or others are merged.
+        """
         self.require(*names)
         merged = self.merged_adapters
         if merged and tuple(names) != merged:

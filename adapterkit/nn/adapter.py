@@ -48,6 +48,9 @@ class Adapter(Module):
 
         Returns:
             config and tensors of the difference.
+
+        Raises:
+            CapabilityError: no adapter of the method is the difference.
         """
         raise CapabilityError(f"{config.peft_type} adapters have no difference that is one of them")
 
@@ -178,7 +181,11 @@ class LayerAdapter(Adapter):
 
     def tied(self, layer: LayerView) -> LayerAdapter:
         """The adapter that makes of an output layer, which has the weight of this one's embedding, what this one makes
-        of the embedding. Optional; it has no parameters of its own."""
+        of the embedding. Optional; it has no parameters of its own.
+
+        Raises:
+            CapabilityError: the method has none, or none for such a layer.
+        """
         raise CapabilityError(f"{type(self).__name__} states no change of an output layer tied to its embedding")
 
     @property
@@ -213,7 +220,11 @@ class LayerAdapter(Adapter):
 
     def combine(self, adapters: Sequence[Any], weights: Sequence[float], how: Combination) -> None:
         """Become the combination of other adapters of this layer. This one was made from `combined_config`, and its
-        parameters may be on the meta device."""
+        parameters may be on the meta device.
+
+        Raises:
+            CapabilityError: their tensors have other shapes.
+        """
         states = [adapter.tensors() for adapter in adapters]
         combined = {}
         for key, tensor in self.tensors().items():
@@ -289,7 +300,11 @@ class PromptAdapter(Adapter):
         return {"prompt_embeddings": table, **own}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors` gave. A network that already makes this table stays; any other gives way to it."""
+        """Take over what `tensors` gave. A network that already makes this table stays; any other gives way to it.
+
+        Raises:
+            CheckpointError: names or shapes differ; names both sides.
+        """
         own = self.tensors()
         if own.keys() != tensors.keys():
             raise CheckpointError(f"expected tensors {sorted(own)}, found {sorted(tensors)}")

@@ -203,6 +203,10 @@ def with_tokens(
     """The keyword inputs of a model's forward with the virtual tokens of the selected adapters, and these tokens.
 
     With ``decoder`` false the inputs are an encoder's alone.
+
+    Raises:
+        StateError: there is no input, or ``task_ids`` has another number of rows.
+        CapabilityError: the model cannot take the tokens.
     """
     model, selection = peft_model.get_base_model(), peft_model.base_model.selection
     rows = _rows(inputs)
@@ -276,6 +280,9 @@ def generate_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tup
     """The base model's ``generate`` with virtual tokens in place, with any cache and search it offers.
 
     The tokens are no part of the sequences: not of those returned, nor of those that processors and criteria see.
+
+    Raises:
+        CapabilityError: the tokens have no place before what is given to the encoder.
     """
     model: Any = peft_model.get_base_model()
     task_ids = _task_ids(peft_model, prompt, kwargs)

@@ -62,7 +62,11 @@ def empty_cache(model: Any) -> Cache:
 
 
 def filled(cache: Cache, tokens: VirtualTokens, model: Any, sizes: Sizes) -> Cache:
-    """The cache, in which every layer now holds its keys and values of the tokens."""
+    """The cache, in which every layer now holds its keys and values of the tokens.
+
+    Raises:
+        CapabilityError: a layer keeps a state in their place, or has more or wider heads than the tokens.
+    """
     blocks = tokens.values.to(_dtype(model, tokens.values.device)).reshape(
         tokens.values.shape[0], tokens.columns, sizes.layers, 2, sizes.heads, -1
     )

@@ -113,7 +113,11 @@ def is_encoder_decoder(model: Any) -> bool:
 
 
 def with_mask(inputs: Inputs, tokens: VirtualTokens, key: str, columns: int) -> None:
-    """Let the mask ``(rows, columns)`` cover the virtual tokens; make one if some of them are padding."""
+    """Let the mask ``(rows, columns)`` cover the virtual tokens; make one if some of them are padding.
+
+    Raises:
+        CapabilityError: the mask has other dimensions.
+    """
     mask = inputs.get(key)
     if mask is None and tokens.mask is not None:
         mask = tokens.mask.new_ones(tokens.mask.shape[0], columns)
@@ -134,7 +138,11 @@ def with_positions(inputs: Inputs, tokens: VirtualTokens, model: Any, *, first: 
 
 
 def width_of(inputs: Inputs, names: Sequence[str]) -> int:
-    """How many columns the inputs have, by the first of ``names`` that is there."""
+    """How many columns the inputs have, by the first of ``names`` that is there.
+
+    Raises:
+        StateError: none is there.
+    """
     for name in names:
         if inputs.get(name) is not None:
             return int(inputs[name].shape[1])

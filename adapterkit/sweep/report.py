@@ -92,8 +92,8 @@ def report(directory: Path, *, metric: str | None = None, flags: Sequence[str] =
     Args:
         directory: of the sweep; the trials lie below it.
         metric: ranks the trials instead of the one their summaries name.
-        sweep: which one it is, where the directory may hold trials of others.
         flags: stand before a trial's overrides in the command line that runs it again.
+        sweep: which one it is, where the directory may hold trials of others.
     """
     from adapterkit.sweep.table import show
 

@@ -168,7 +168,11 @@ def match_subset(
 def resolve(
     stated: str | list[str] | None, roles: Sequence[str], modules: Modules, model_type: str | None, field: str
 ) -> str | list[str]:
-    """What a field states, with roles and null replaced by the names that this model has for them."""
+    """What a field states, with roles and null replaced by the names that this model has for them.
+
+    Raises:
+        TargetError: the model has no such role, or nothing is known of its roles.
+    """
     if isinstance(stated, str):
         return stated
     if stated is None:

@@ -197,7 +197,11 @@ class Pipeline(ABC):
         raise NotImplementedError
 
     def features(self, examples: Dataset) -> Encoded:
-        """A split, tokenised, in memory."""
+        """A split, tokenised, in memory.
+
+        Raises:
+            DataError: nothing is left of its texts.
+        """
         rows = examples.map(
             self._encode_one if self.row_inputs else self.encode,
             batched=True,

@@ -26,8 +26,11 @@ def start(a: Tensor, b: Tensor, scheme: bool | str, r: int) -> None:
     Args:
         a: ``(r, ...)``, the first factor.
         b: ``(out, r, ...)``, the second.
-        r: the rank; ``A`` has several times as many rows for stacked weights.
         scheme: True draws A as `torch.nn.Linear` draws its weight, and sets B to zero; False draws both.
+        r: the rank; ``A`` has several times as many rows for stacked weights.
+
+    Raises:
+        ConfigError: ``orthogonal`` of an odd rank.
     """
     if scheme == "orthogonal":
         _orthogonal(a, b)
@@ -98,7 +101,11 @@ def from_eigens(eigens: Eigens, scaling: float) -> Factors:
 
 
 def from_gradient(gradient: Tensor, weight: Tensor, adapter: Any, settings: Any) -> Factors:
-    """LoRA-GA: some of the leading directions of the loss's gradient with respect to ``weight (out, in)``."""
+    """LoRA-GA: some of the leading directions of the loss's gradient with respect to ``weight (out, in)``.
+
+    Raises:
+        ConfigError: there are fewer than two for each rank.
+    """
     r, gradient = adapter.r, gradient.float()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -128,6 +128,9 @@ def start_at(adapter: Any, a: Tensor, b: Tensor, *, saved: bool = False) -> None
         a: ``(r, in_features)``.
         b: ``(out_features, r)``.
         saved: whether the origin is part of the adapter's file.
+
+    Raises:
+        CapabilityError: the weight has fewer directions than the rank.
     """
     own_a, own_b = adapter.factors()
     if a.shape != own_a.shape:

@@ -45,6 +45,9 @@ def collect(draw: Draw, *, train: int, held_out: int, classes: int = 1) -> Split
         train: size of the training split.
         held_out: size of the validation split, and of the test split.
         classes: how many values the column ``label`` has; each gets an equal share of every split.
+
+    Raises:
+        ValueError: ``draw`` does not make so many different ones.
     """
     rng = random.Random(SEED)
     wanted = {"train": train, "validation": held_out, "test": held_out}
