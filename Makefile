@@ -25,8 +25,8 @@ test-hydra-next: .venv-next/tests ## the command-line tests on the newest Hydra 
 	.venv-next/bin/python -m pytest -q tests/hydra tests/cli tests/sweep
 
 lint: $(VENV)/lint ## ruff, mypy and the import layers
-	$(BIN)/ruff format --check adapterkit tests plugins
-	$(BIN)/ruff check adapterkit tests plugins
+	$(BIN)/ruff format --check adapterkit bench tests plugins
+	$(BIN)/ruff check adapterkit bench tests plugins
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
