@@ -115,7 +115,7 @@ class Operations(nn.Module):
 
         Raises:
             StateError: there is no adapter, one is unknown or without a config, or the name is taken.
-            CapabilityError: the method has no such combination, or the adapters do not go together.
+            CapabilityError: the method has no such combination, or not of these settings, or of these adapters.
         """
         from adapterkit.injection.weighted import add_weighted, check_adapters  # which imports the tuner
 

@@ -13,7 +13,7 @@ from adapterkit.config.layer import LayerConfig
 from adapterkit.errors import CapabilityError, StateError, of_choices
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import LayerAdapter
-from adapterkit.nn.combination import KINDS, SVD_KINDS, Combination
+from adapterkit.nn.combination import KINDS, MAJORITIES, SVD_KINDS, Combination
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 
 
@@ -34,7 +34,7 @@ def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float]
 
     Raises:
         StateError: an adapter is unknown, or ``name`` is taken.
-        CapabilityError: the method has no such combination, or the adapters do not go together.
+        CapabilityError: the method has no such combination, or not of these settings, or of these adapters.
     """
     _check(tuner, adapters, weights, name, how)
     same = len(adapters) == 1 and weights[0] == 1 and how.svd_rank is None and how.density in (None, 1)
@@ -58,6 +58,13 @@ def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name
         raise StateError(f"{len(weights)} weights for the adapters {list(adapters)}: each needs one, and stands once")
     if name in tuner.configs:
         raise StateError(f"an adapter named {name!r} is there already")
+    _check_settings(how)
+    kinds = {tuner.configs[n].peft_type for n in adapters}
+    if len(kinds) > 1 or not isinstance(tuner.configs[adapters[0]], LayerConfig):
+        raise CapabilityError(f"only adapters of one layer method can be combined, not {', '.join(sorted(kinds))}")
+
+
+def _check_settings(how: Combination) -> None:
     choices = (*KINDS, *SVD_KINDS)
     if how.kind not in choices:
         raise CapabilityError(f"no combination {how.kind!r}{of_choices(how.kind, choices)}")
@@ -65,9 +72,13 @@ def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name
         raise CapabilityError(
             f"density is the share of the numbers that is kept, above 0 and at most 1, not {how.density}"
         )
-    kinds = {tuner.configs[n].peft_type for n in adapters}
-    if len(kinds) > 1 or not isinstance(tuner.configs[adapters[0]], LayerConfig):
-        raise CapabilityError(f"only adapters of one layer method can be combined, not {', '.join(sorted(kinds))}")
+    if how.svd_rank is not None and how.svd_rank < 1:
+        raise CapabilityError(f"svd_rank is the rank of the combination, at least 1, not {how.svd_rank}")
+    if how.svd_clamp is not None and not 0 <= how.svd_clamp <= 1:
+        raise CapabilityError(f"svd_clamp is a quantile, from 0 to 1, not {how.svd_clamp}")
+    if how.majority_sign_method not in MAJORITIES:
+        named = of_choices(how.majority_sign_method, MAJORITIES)
+        raise CapabilityError(f"no majority_sign_method {how.majority_sign_method!r}{named}")
 
 
 def _config(tuner: Tuner, adapters: Sequence[str], how: Combination) -> PeftConfig:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 KINDS = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 SVD_KINDS = ("ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
+MAJORITIES = ("total", "frequency")
 PRUNING = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 
 

@@ -234,6 +234,10 @@ def test_what_is_refused_changes_nothing():
         made.add_weighted_adapter(["x", "y"], [1, 1], "sum", "linear")
     with pytest.raises(CapabilityError, match="density is the share"):
         made.add_weighted_adapter(["x"], [1], "sum", "ties", density=0)
+    wrong = {"svd_rank": 0, "svd_clamp": 1.5, "majority_sign_method": "totals"}
+    for option, value in wrong.items():
+        with pytest.raises(CapabilityError, match=f"{option}.* {value!r}"):
+            made.add_weighted_adapter(["x"], [1], "sum", "ties_svd", **{option: value})
     assert list(made.peft_config) == ["x", "y"]
 
 
