@@ -64,8 +64,10 @@ def pattern_fault(pattern: str) -> str:
 
 def _known_task_type(value: Any) -> Any:
     value = _plain_value(value)
-    if value is None or not isinstance(value, str) or value.lower() in tasks:
+    if not isinstance(value, str):
         return value
+    if value.lower() in tasks:
+        return value.upper()
     choices = [name.upper() for name in tasks]
     raise ValueError(f"no task type {value!r}{of_choices(value, choices)}")
 

@@ -130,4 +130,9 @@ class IndexedLayerConfig(LayerConfig):
             raise ValueError("layers_to_transform needs target_modules as a list of names, or null")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern is set, but layers_to_transform is not")
+        patterns = self.layers_pattern or ()
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            fault = pattern_fault(pattern)
+            if fault:
+                raise ValueError(f"layers_pattern: {pattern!r} is {fault}")
         return self

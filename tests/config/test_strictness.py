@@ -61,6 +61,8 @@ from adapterkit.registry import methods
             "layers_to_transform needs target_modules as a list",
         ),
         ({"layers_pattern": "h"}, "layers_pattern is set, but layers_to_transform is not"),
+        ({"layers_to_transform": 0, "layers_pattern": "("}, "layers_pattern: '\\(' is not a regular expression"),
+        ({"layers_to_transform": 0, "layers_pattern": ["h", "*"]}, "layers_pattern: '\\*' is not a regular expression"),
         ({"lora_bias": True, "use_dora": True}, "exclude each other"),
     ],
     ids=str,
@@ -90,7 +92,7 @@ def test_refused_on_assignment(field, value):
         ({"layers_to_transform": range(2)}, "layers_to_transform", [0, 1]),
         ({"lora_alpha": 16}, "lora_alpha", 16),
         ({"lora_alpha": 1.5}, "lora_alpha", 1.5),
-        ({"task_type": "seq_cls"}, "task_type", "seq_cls"),
+        ({"task_type": "seq_cls"}, "task_type", "SEQ_CLS"),
     ],
     ids=lambda value: repr(sorted(value)) if isinstance(value, dict) else repr(value),
 )
