@@ -22,7 +22,7 @@ from adapterkit import (
     preprocess_loraga,
     replace_lora_weights_loftq,
 )
-from adapterkit.errors import CapabilityError, ConfigError, StateError
+from adapterkit.errors import CapabilityError, CheckpointError, ConfigError, StateError
 from adapterkit.methods.lora import start
 from adapterkit.nn import storage
 from adapterkit.registry import resolve
@@ -154,6 +154,38 @@ def test_what_is_learnt_of_a_model_leaves_its_mode(how, training):
     base = bert("ForSequenceClassification").train(training)
     LEARN[how](base, LoraConfig(r=2, init_lora_weights=how))
     assert {module.training for module in base.modules()} == {training}
+
+
+def with_corda_file(model, targets, file):
+    settings = {"cache_file": str(file)}
+    config = LoraConfig(target_modules=targets, init_lora_weights="corda", corda_config=settings)
+    preprocess_corda(model, config, lambda: model(IDS))
+
+
+def with_loraga_file(model, targets, file):
+    config = LoraConfig(target_modules=targets, init_lora_weights="lora_ga")
+    preprocess_loraga(model, config, lambda: model(IDS).last_hidden_state.square().sum().backward(), str(file))
+
+
+@pytest.mark.parametrize("learn", [with_corda_file, with_loraga_file])
+def test_a_file_of_what_was_learnt_that_is_broken_or_of_other_layers_is_named(learn, tmp_path):
+    learn(bert(), ["query"], tmp_path / "learnt.pt")
+    with pytest.raises(CheckpointError, match=r"learnt\.pt is of other layers: it has no '.*\.key\."):
+        learn(bert(), ["key"], tmp_path / "learnt.pt")
+    (tmp_path / "broken.pt").write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match=r"broken\.pt is not a file of tensors: "):
+        learn(bert(), ["query"], tmp_path / "broken.pt")
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match=r"list\.pt is not a file of tensors by name"):
+        learn(bert(), ["query"], tmp_path / "list.pt")
+
+
+def test_a_file_of_another_rank_is_named(tmp_path):
+    with_corda_file(bert(), ["query"], tmp_path / "learnt.pt")
+    settings = {"cache_file": str(tmp_path / "learnt.pt")}
+    config = LoraConfig(r=4, target_modules=["query"], init_lora_weights="corda", corda_config=settings)
+    with pytest.raises(CheckpointError, match=r"learnt\.pt is of another rank: 8 at '.*\.query', not 4; delete it"):
+        preprocess_corda(bert(), config)
 
 
 @pytest.mark.parametrize("how", LEARN)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapterkit.errors import ConfigError, TrainingError
+from adapterkit.errors import CheckpointError, ConfigError, TrainingError
 from adapterkit.files import replacing
 from adapterkit.methods.lora import start
 from adapterkit.methods.lora.config import LoraConfig
@@ -26,6 +26,7 @@ from adapterkit.methods.lora.observe import (
     device_of,
     frozen_of,
     in_mode,
+    learnt,
     observing,
     on_device,
     rows_of,
@@ -57,6 +58,7 @@ def preprocess_corda(
 
     Raises:
         ConfigError: the config starts otherwise, or there are neither samples nor a file.
+        CheckpointError: a file is none of tensors, or is of other layers or ranks.
     """
     seen = targets_of(hooked_model or model, lora_config)
 
@@ -74,21 +76,25 @@ def _learn(layers: Layers, config: LoraConfig, look: Callable[[Callable[[str, Te
     settings = config.corda_config
     if settings is None:
         raise ConfigError(f"CorDA needs init_lora_weights='corda', not {config.init_lora_weights!r}")
-    known = _read(settings.cache_file, layers)
+    keys = [f"{name}.eigens.{part}" for name in layers for part in Eigens._fields]
+    known = learnt(settings.cache_file, keys, device_of(layers))
     if known is None:
         covariances = _covariances(layers, settings, look)
         found = {name: _eigens(layer, covariances[name], config.at(name)) for name, layer in layers.items()}
         known = {f"{name}.eigens.{part}": t for name, eigens in found.items() for part, t in eigens._asdict().items()}
         _write(settings.cache_file, known)
     for name, layer in layers.items():
-        parts = [known[f"{name}.eigens.{part}"] for part in Eigens._fields]
-        setattr(layer, start.EIGENS, Eigens(*(part.to(device_of({name: layer})) for part in parts)))
+        parts = Eigens(*(known[f"{name}.eigens.{part}"].to(device_of({name: layer})) for part in Eigens._fields))
+        rank, r = len(parts.S_WC), config.at(name).r
+        if rank != r:
+            raise CheckpointError(f"{settings.cache_file} is of another rank: {rank} at {name!r}, not {r}; delete it")
+        setattr(layer, start.EIGENS, parts)
 
 
 def _covariances(
     layers: Layers, settings: CordaConfig, look: Callable[[Callable[[str, Tensor], None]], None]
 ) -> dict[str, Tensor]:
-    known = _read(settings.covariance_file, layers)
+    known = learnt(settings.covariance_file, layers, device_of(layers))
     if known is not None:
         return known
     sums: dict[str, Tensor] = {}
@@ -134,12 +140,6 @@ def _inverted(covariance: Tensor) -> tuple[Tensor, Tensor]:
         if torch.dist(damped @ inverse, one) < 0.05:
             return damped, inverse
         damping *= 2
-
-
-def _read(path: str | None, layers: Layers) -> dict[str, Tensor] | None:
-    if path is None or not Path(path).is_file():
-        return None
-    return torch.load(path, map_location=device_of(layers), weights_only=True)  # type: ignore[no-any-return]
 
 
 def _write(path: str | None, tensors: dict[str, Tensor]) -> None:

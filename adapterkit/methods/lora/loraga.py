@@ -16,12 +16,14 @@ from adapterkit.errors import CapabilityError, ConfigError
 from adapterkit.files import replacing
 from adapterkit.methods.lora import start
 from adapterkit.methods.lora.config import LoraConfig
-from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, in_mode, on_device, targets_of
+from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, in_mode, learnt, on_device, targets_of
 from adapterkit.nn import storage
 from adapterkit.nn.view import LayerView
 
 BATCHES = 64
 """How many batches a run takes the gradient of."""
+
+_SUFFIX = "._peft_loraga_grad"
 
 
 def preprocess_loraga(
@@ -39,17 +41,18 @@ def preprocess_loraga(
     Raises:
         ConfigError: the config starts otherwise.
         CapabilityError: a layer is quantised, and has no gradient.
+        CheckpointError: the file is none of tensors, or is of other layers.
     """
     layers = targets_of(model, lora_config)
-    if cache_file is not None and Path(cache_file).is_file():
-        known = torch.load(cache_file, map_location=device_of(layers), weights_only=True)
-        _leave(layers, {name: known[f"{name}._peft_loraga_grad"] for name in layers})
+    known = learnt(cache_file, [f"{name}{_SUFFIX}" for name in layers], device_of(layers))
+    if known is not None:
+        _leave(layers, {name: known[f"{name}{_SUFFIX}"] for name in layers})
         return
     with in_mode(model, training=True):
         gradients = _gradients(model, layers, lora_config, train_step)
     if cache_file is not None:
         with replacing(Path(cache_file)) as temporary:
-            torch.save({f"{name}._peft_loraga_grad": gradient for name, gradient in gradients.items()}, temporary)
+            torch.save({f"{name}{_SUFFIX}": gradient for name, gradient in gradients.items()}, temporary)
     _leave(layers, gradients)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adapterkit.errors import CapabilityError
+from adapterkit.errors import CapabilityError, CheckpointError, first_line
 from adapterkit.injection.making import Maker, with_heads
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.nn.selection import Selection
@@ -111,3 +112,23 @@ def device_of(layers: Mapping[str, nn.Module]) -> torch.device:
     for layer in layers.values():
         return next(layer.parameters()).device
     raise CapabilityError("no linear layer is adapted: there is nothing to start from data")
+
+
+def learnt(path: str | None, keys: Iterable[str], device: torch.device) -> dict[str, Tensor] | None:
+    """The tensors of a file in which an earlier start left what it learnt; None without one.
+
+    Raises:
+        CheckpointError: it is not a file of tensors, or is of other layers.
+    """
+    if path is None or not Path(path).is_file():
+        return None
+    try:
+        tensors = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # pickle's own errors: weights_only refuses whatever is not a tensor
+        raise CheckpointError(f"{path} is not a file of tensors: {first_line(error)}") from error
+    if not isinstance(tensors, dict):
+        raise CheckpointError(f"{path} is not a file of tensors by name")
+    missing = [key for key in keys if key not in tensors]
+    if missing:
+        raise CheckpointError(f"{path} is of other layers: it has no {missing[0]!r}; delete it to learn from the data")
+    return tensors
