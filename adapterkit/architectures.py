@@ -116,13 +116,25 @@ READ: Mapping[str, tuple[str, ...]] = {
         ("DetrMHAttentionMap", "ConditionalDetrMHAttentionMap", "MaskFormerDetrMHAttentionMap"), ("k_proj",)
     ),
     "DabDetrMHAttentionMap": ("k_linear",),
+    **dict.fromkeys(  # torchvision's
+        ("ShiftedWindowAttention", "ShiftedWindowAttentionV2", "ShiftedWindowAttention3d"), ("qkv", "proj")
+    ),
+    **dict.fromkeys(
+        ("EvaAttention", "timm.models.beit.Attention", "timm.models.swin_transformer_v2.WindowAttention"), ("qkv",)
+    ),
+    "HunyuanDiTAttentionPool": ("q_proj", "k_proj", "v_proj", "c_proj"),  # of diffusers
 }  # fmt: skip
 """Blocks that read the weights of layers in them, where they would be called: class -> the layers' names. Some do so on
-a GPU, or in training, only."""
+a GPU, or in training, only. A class is named with its module where others of its name call theirs."""
 
 
 MORE_THAN_LINEAR = frozenset({"DeepseekV4GroupedLinear", "IdeficsDecoupledLinear", "Llama4Router", "PhimoeTopKRouter"})
 """Linear layers, by class, whose call does more than to multiply by their weight: they rank experts, or have groups."""
+
+
+def read_in(block: type) -> tuple[str, ...]:
+    """The layers whose weights a block of this class reads, by name in it."""
+    return READ.get(block.__name__) or READ.get(f"{block.__module__}.{block.__name__}", ())
 
 
 class Fused(NamedTuple):

@@ -106,7 +106,9 @@ def _methods_own(tuner: Tuner, name: str) -> dict[tuple[str, str], LayerAdapter]
     for target, part in tuner.parts(name):
         if isinstance(part, LayerAdapter) and part.is_method:
             view = part.layer
-            inside = isinstance(view, ParameterView) and not isinstance(view.layer, nn.MultiheadAttention)
+            inside = isinstance(view, ParameterView) and not (
+                view.is_layer or isinstance(view.layer, nn.MultiheadAttention)
+            )
             found[f"{target}.{view.name}" if inside else target, target] = part  # type: ignore[attr-defined]
     return found
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adapterkit.errors import CapabilityError
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.merging import merged_parameters
-from adapterkit.nn.view import LayerView, frozen_of
+from adapterkit.nn.view import Kind, LayerView, frozen_of, sizes_of
 
 
 @final
@@ -25,18 +25,23 @@ class ParameterView(LayerView):
         module: holds the parameter.
         name: the parameter's name in it.
         bias_name: the name of the bias that goes with it, if any.
+        kind: what the module computes, where it is a layer that this is the weight of.
 
     Raises:
         CapabilityError: the parameter has neither two nor three dimensions, or is not of floating-point numbers.
     """
 
-    __slots__ = ("bias_name", "name")
+    __slots__ = ("bias_name", "is_layer", "name")
 
     called = False
 
-    def __init__(self, module: nn.Module, name: str, bias_name: str | None = None) -> None:
+    def __init__(self, module: nn.Module, name: str, bias_name: str | None = None, *, kind: Kind | None = None) -> None:
         self.layer: Any = module
-        self.name, self.bias_name = name, bias_name
+        self.name, self.bias_name, self.is_layer = name, bias_name, kind is not None
+        if kind is not None:
+            self.kind, self.transposed = kind, False
+            self.in_features, self.out_features = sizes_of(module, kind)
+            return
         parameter = module.get_parameter(name)
         if parameter.ndim not in (2, 3) or not parameter.is_floating_point():
             what = f"{parameter.dtype} {tuple(parameter.shape)}"

@@ -42,7 +42,7 @@ class LayerView:
         self.kept_rows: Any = None  # the same for rows of many adapters
         self.kind: Kind = kind_of(layer)
         self.transposed = self.kind == "linear" and is_transposed(layer)
-        self.in_features, self.out_features = _sizes(layer, self.kind)
+        self.in_features, self.out_features = sizes_of(layer, self.kind)
         if storage.fetching(layer) is not None:
             self.__class__ = _OffloadedView
         elif storage.is_sharded(layer._parameters.get("weight")):
@@ -186,6 +186,16 @@ def _convolve(layer: Any, x: Tensor, weight: Tensor, groups: int) -> Tensor:
     return _CONVOLUTIONS[weight.ndim](x, weight, None, layer.stride, padding, layer.dilation, groups)
 
 
+_CALLS = frozenset(layer.forward for layer in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding))
+
+
+def calls_otherwise(layer: Any) -> bool:
+    """Whether a convolution's or embedding's class has a call of its own, which may pad, look up other rows than it is
+    given, or change the weight first. An embedding that only scales is seen as one."""
+    known = type(layer).forward in _CALLS or hasattr(layer, "embed_scale") or storage.is_quantised(layer)
+    return kind_of(layer) in ("conv", "embedding") and not known
+
+
 def is_transposed(layer: nn.Module) -> bool:
     """Whether a linear layer stores ``(in, out)``, as GPT-2's does."""
     return type(layer).__name__ == "Conv1D"
@@ -204,7 +214,7 @@ def kind_of(layer: nn.Module) -> Kind:
     return "linear" if storage.is_linear(layer) else "other"
 
 
-def _sizes(layer: Any, kind: Kind) -> tuple[int, int]:
+def sizes_of(layer: Any, kind: Kind) -> tuple[int, int]:
     """``(in_features, out_features)``; an embedding maps one of ``num_embeddings`` to ``embedding_dim``."""
     if kind == "embedding":
         return layer.num_embeddings, layer.embedding_dim

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from adapterkit.architectures import MORE_THAN_LINEAR, READ
+from adapterkit.architectures import MORE_THAN_LINEAR, read_in
 from adapterkit.config.layer import LayerConfig, is_suffix
 from adapterkit.errors import CapabilityError, TargetError, did_you_mean
 from adapterkit.nn.adapter import LayerAdapter
@@ -16,7 +16,7 @@ from adapterkit.nn.copied import CopiedLayer
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
 from adapterkit.nn.storage import is_quantised
-from adapterkit.nn.view import LayerView, kind_of
+from adapterkit.nn.view import LayerView, calls_otherwise, kind_of
 from adapterkit.targets.matching import Modules
 
 FIELD = "target_parameters"
@@ -120,28 +120,32 @@ def read_spots(modules: Modules, chosen: Sequence[str]) -> list[Spot]:
     a layer reads its weight, and is called with another one, or the layer itself is, as it does more.
 
     Raises:
-        CapabilityError: such a layer is a convolution.
+        CapabilityError: a layer whose weight is read is a convolution.
     """
     spots = []
     for target in chosen:
-        layer, place, leaf = base_of(modules[target]), target, ""
+        layer = base_of(modules[target])
+        bias = None if layer._parameters.get("bias") is None else "bias"
         if is_read(target, modules):
-            place, leaf = target.rpartition(".")[0], f"{target.rpartition('.')[2]}."
-        elif type(layer).__name__ not in MORE_THAN_LINEAR:
-            continue
-        if kind_of(layer) != "linear":
-            raise CapabilityError(f"{target!r} is never called: {place!r} reads its weight")
-        bias = None if layer._parameters.get("bias") is None else f"{leaf}bias"
-        spots.append(Spot(place, target, ParameterView(base_of(modules[place]), f"{leaf}weight", bias), leaf))
+            spots.append(_read_spot(target, modules, bias))
+        elif type(layer).__name__ in MORE_THAN_LINEAR or calls_otherwise(layer):
+            spots.append(Spot(target, target, ParameterView(layer, "weight", bias, kind=kind_of(layer))))
     return spots
+
+
+def _read_spot(target: str, modules: Modules, bias: str | None) -> Spot:
+    place, _, leaf = target.rpartition(".")
+    if kind_of(base_of(modules[target])) != "linear":
+        raise CapabilityError(f"{target!r} is never called: {place!r} reads its weight")
+    view = ParameterView(base_of(modules[place]), f"{leaf}.weight", bias and f"{leaf}.{bias}")
+    return Spot(place, target, view, f"{leaf}.")
 
 
 def is_read(name: str, modules: Modules) -> bool:
     """Whether the block around a layer reads its weight where it would call it. Quantised layers are called."""
     owner, _, leaf = name.rpartition(".")
     block = modules.get(owner)
-    read = () if block is None else READ.get(type(base_of(block)).__name__, ())
-    return leaf in read and not is_quantised(base_of(modules[name]))
+    return block is not None and leaf in read_in(type(base_of(block))) and not is_quantised(base_of(modules[name]))
 
 
 def check_spots(modules: Modules, spots: Sequence[Spot], implementation: type[LayerAdapter], method: str) -> None:

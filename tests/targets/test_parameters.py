@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Llama4TextConfig, Llama4TextModel, MambaConfig, MambaModel, WavLMConfig, WavLMModel
 
-from adapterkit import LoraConfig, PeftModel, convert_to_lora, get_peft_model
+from adapterkit import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, convert_to_lora, get_peft_model
+from adapterkit.architectures import read_in
 from adapterkit.checkpoint.state import get_peft_model_state_dict, set_peft_model_state_dict
 from adapterkit.errors import CapabilityError
 from tests.models import move
+from tests.parity.helpers import peft, peft_model
 
 
 def mamba() -> nn.Module:
@@ -85,6 +88,89 @@ def test_they_are_converted(base):
     other = get_peft_model(make(), config).eval()
     set_peft_model_state_dict(other, state)
     torch.testing.assert_close(run(other, x), run(model, x))
+
+
+class Windows(nn.Module):
+    """Reads the weights of its projections, as the attention of vision models does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.qkv.weight, self.qkv.bias).tanh(), self.proj.weight, self.proj.bias)
+
+
+def test_attention_that_reads_its_projections_is_called_with_others():
+    block = type("ShiftedWindowAttentionV2", (Windows,), {})
+    model = get_peft_model(nn.Sequential(block()), LoraConfig(r=2, target_modules=["qkv", "proj"]))
+    move(model)
+    y = model(x := torch.randn(3, 4))
+    y.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    torch.testing.assert_close(model.merge_and_unload()(x), y)
+
+
+def test_a_name_that_several_blocks_share_goes_with_its_module():
+    blocks = [type("Attention", (), {"__module__": f"timm.models.{m}"}) for m in ("beit", "vision_transformer")]
+    assert [read_in(block) for block in blocks] == [("qkv",), ()]
+
+
+class SamePadded(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, self.kernel_size[1] - 1, 0, self.kernel_size[0] - 1)))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.norm(), self.bias)
+
+
+class Positions(nn.Embedding):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.cumsum(-1) + 2)
+
+
+OWN_CALLS = {
+    "padding": (lambda: SamePadded(4, 4, 2, stride=2), torch.linspace(-1, 1, 200).reshape(2, 4, 5, 5)),
+    "standardised": (lambda: Standardised(4, 4, 3), torch.linspace(-1, 1, 200).reshape(2, 4, 5, 5)),
+    "positions": (lambda: Positions(8, 4), torch.ones(2, 3, dtype=torch.long)),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_CALLS)
+@pytest.mark.parametrize("config", [LoraConfig, LoHaConfig, LoKrConfig])
+def test_classes_with_a_call_of_their_own_are_called_with_the_changed_weight(kind, config):
+    make, x = OWN_CALLS[kind]
+    torch.manual_seed(0)
+    base = nn.Sequential(make())
+    y = base(x)
+    model = get_peft_model(base, config(r=2, target_modules=["0"]))
+    move(model)
+    changed = model(x)
+    changed.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert not torch.allclose(changed, y)
+    with model.disable_adapter():
+        assert torch.equal(model(x), y)
+    converted, state = convert_to_lora(model, 2)
+    other = get_peft_model(nn.Sequential(make()), converted)
+    set_peft_model_state_dict(other, state)
+    torch.testing.assert_close(model.merge_and_unload()(x), changed)
+
+
+def test_padding_in_the_call_is_what_peft_computes():
+    make, x = OWN_CALLS["padding"]
+    ours, theirs = nn.Sequential(make()), nn.Sequential(make())
+    theirs.load_state_dict(ours.state_dict())
+    fields = {"r": 2, "target_modules": ["0"], "init_lora_weights": False}
+    theirs = peft_model(peft.LoraConfig(**fields), theirs).eval()
+    model = get_peft_model(ours, LoraConfig(**fields)).eval()
+    set_peft_model_state_dict(model, peft.get_peft_model_state_dict(theirs))
+    torch.testing.assert_close(model(x), theirs(x))
+    with pytest.raises(CapabilityError, match=r"lora_dropout is not possible on a convolution: weight of a SamePadded"):
+        get_peft_model(nn.Sequential(make()), LoraConfig(target_modules=["0"], lora_dropout=0.1))
 
 
 def test_what_cannot_be_read_so_is_an_error():

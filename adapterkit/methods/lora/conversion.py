@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from adapterkit.architectures import MORE_THAN_LINEAR
 from adapterkit.checkpoint.files import write_adapter
 from adapterkit.checkpoint.keys import prefix_of
 from adapterkit.checkpoint.state import adapter_state
@@ -140,7 +139,7 @@ def _belongs(key: str, adapters: Mapping[str, LayerAdapter]) -> bool:
 def _pattern(stem: str, adapter: LayerAdapter) -> str:
     """The name that patterns of ranks go by."""
     target, view = stem.removesuffix(adapter.prefix).removesuffix("."), adapter.layer
-    if not isinstance(view, ParameterView) or _in_attention(view) or type(view.layer).__name__ in MORE_THAN_LINEAR:
+    if not isinstance(view, ParameterView) or view.is_layer or _in_attention(view):
         return target
     return f"{target}.{view.name.removesuffix('.weight') if '.' in view.name else view.name}"
 

@@ -19,7 +19,7 @@ def refuse(config: LoraConfig, layer: LayerView) -> None:
     is_grouped = layer.kind == "conv" and layer.layer.groups > 1
     impossible = {
         "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
-        "lora_dropout": config.lora_dropout and not layer.called,
+        "lora_dropout": config.lora_dropout and not layer.called and layer.kind != "embedding",
         "alora_invocation_tokens": config.alora_invocation_tokens is not None,
         "use_dora": config.use_dora and (layer.kind == "stack" or is_grouped),
         f"init_lora_weights={scheme!r}": is_special and (layer.kind == "stack" or is_grouped),
@@ -35,6 +35,6 @@ def _named(layer: LayerView) -> str:
     if layer.called:
         return ""
     name: str = getattr(layer, "name", "")
-    inner = name.rpartition(".")[0]
-    reads = f", which a {type(layer.layer).__name__} reads; exclude_modules={[inner]} leaves it out" if inner else ""
-    return f": {name}{reads}"
+    owner, inner = type(layer.layer).__name__, name.rpartition(".")[0]
+    reads = f", which a {owner} reads; exclude_modules={[inner]} leaves it out"
+    return f": {name}{reads if inner else f' of a {owner}'}"
