@@ -6,7 +6,7 @@ and stays frozen; its ``out_proj.bias`` is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -15,7 +15,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError
 from adapterkit.nn.layer import AdaptedLayer, BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters, ParameterView
-from adapterkit.nn.view import LayerView
+from adapterkit.nn.view import LayerView, calls_otherwise, kind_of
 from adapterkit.targets.matching import Modules, in_attention
 from adapterkit.targets.parameters import base_of, is_read
 
@@ -83,13 +83,27 @@ def _inside(name: str, module: nn.Module, changed: Mapping[str, nn.Module]) -> B
         made.prefix = "base_layer.out_proj.base_layer." if depth else "out_proj."
         return made
     held = isinstance(module, AdaptedLayer) and module.uses("parameter_adapters")
+    if _is_its_own(base):
+        return BiasAdapter(ParameterView(base, "bias", "bias", kind="other"))
     if not (depth or held) or base._parameters.get("bias") is None:
         return None
     if base._parameters.get("weight") is None:
         raise CapabilityError(f"bias: {name!r} has adapted parameters, and a bias without a weight that it goes with")
-    made = BiasAdapter(ParameterView(base, "weight", "bias"))
+    kind = kind_of(base) if calls_otherwise(base) else None
+    made = BiasAdapter(ParameterView(base, "weight", "bias", kind=kind))
     made.prefix = "base_layer." * depth
     return made
+
+
+def _is_its_own(module: nn.Module) -> bool:
+    """Whether a module has a bias beside modules in it, none of which has the same: it may add it before they are
+    called, as a normalisation does that calls its activation."""
+    bias, inside = module._parameters.get("bias"), module._modules
+    return bias is not None and bool(inside) and sum(own is bias for own in _biases(module)) == 1
+
+
+def _biases(module: nn.Module) -> Iterator[Any]:
+    return (inner._parameters.get("bias") for inner in module.modules())
 
 
 def _has_bias(module: nn.Module) -> bool:
