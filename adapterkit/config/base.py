@@ -347,13 +347,13 @@ class PeftConfig(StrictModel):
 
 
 def summarize(error: ValidationError) -> str:
-    """Every problem of a validation error on one line each, ``field: what is wrong (got ...)``."""
+    """Every problem of a validation error, ``field: what is wrong (got ...)``; of several fields together, what is."""
     lines = []
     for problem in error.errors(include_url=False):
         place = ".".join(str(part) for part in problem["loc"])
         unknown = problem["type"] == "extra_forbidden"
         what = "unknown key" if unknown else problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{place}: {what} (got {problem['input']!r})")
+        lines.append(f"{place}: {what} (got {problem['input']!r})" if place else what)
     return "; ".join(dict.fromkeys(lines))
 
 

@@ -124,6 +124,7 @@ class TestFiles:
                 "does not know lora_aplha=4; did you mean 'lora_alpha'",
             ),
             ({"peft_type": "LORA", "r": "4"}, ConfigError, r"r: .* \(got '4'\)"),
+            ({"peft_type": "ADALORA", "init_r": 4}, ConfigError, r"[^:]*: target_r=8 is more than init_r=4$"),
             ({"peft_type": "LORA", "r": "4", "bias": "x"}, ConfigError, r"r: (.|\n)*bias: "),
         ],
     )
