@@ -98,6 +98,17 @@ def test_a_traced_model_is_the_model(config, through):
     torch.testing.assert_close(through(Logits(model))(IDS), logits(model))
 
 
+@pytest.mark.parametrize("kind", ["dora", "oft", "prompt"])
+def test_a_program_for_onnx_takes_any_batch(kind):
+    model = get_peft_model(llama(num_hidden_layers=1), CONFIGS[kind]).eval()
+    rows = {0: torch.export.Dim("rows", min=2, max=64)}
+    program = torch.export.export(Logits(model), (IDS,), dynamic_shapes={"ids": rows}, strict=False)
+    used = {str(node.target) for node in program.graph.nodes}
+    assert not any(name in each for each in used for name in ("dequantize", "diagonal"))  # which ONNX does not have
+    ids = torch.cat([IDS, IDS])
+    torch.testing.assert_close(program.module()(ids), Logits(model)(ids))
+
+
 @pytest.mark.parametrize("how", [around, inside])
 def test_a_compiled_model_is_saved_and_loaded_under_the_same_names(tmp_path, how):
     model = adapted()

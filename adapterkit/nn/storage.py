@@ -58,8 +58,14 @@ def is_quantised(layer: nn.Module) -> bool:
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         return is_linear(layer)
-    is_special = type(weight.data) is not Tensor and not is_sharded(weight)
-    return is_special or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
+    return _is_special(weight) or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
+
+
+def _is_special(weight: Tensor) -> bool:
+    """Whether a class of its own says what is stored: none of torch's stand-ins for a tensor that a program is traced
+    with."""
+    kind = type(weight.data)
+    return kind is not Tensor and not is_sharded(weight) and not kind.__module__.startswith("torch._subclasses")
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -109,7 +115,7 @@ def read(layer: Any) -> Tensor:
         return weight.detach()  # type: ignore[no-any-return]
     if hasattr(weight, "quant_state") or hasattr(weight, "SCB"):
         return _bitsandbytes(layer)
-    if isinstance(weight, Tensor) and type(weight.data) is not Tensor:  # a plain one has no scales to dequantise with
+    if isinstance(weight, Tensor) and _is_special(weight):  # a plain one has no scales to dequantise with
         return weight.detach().dequantize()
     return _by_identity(layer)
 

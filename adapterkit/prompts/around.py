@@ -231,7 +231,7 @@ def with_tokens(
 def _rows(inputs: Inputs) -> int:
     for name, value in inputs.items():
         if name.endswith(("input_ids", "inputs_embeds")) and value is not None:
-            return len(value)
+            return value.shape[0]  # type: ignore[no-any-return]  # a length would fix it where a program is exported
     raise StateError("a prompt needs input_ids or inputs_embeds")
 
 

@@ -43,10 +43,16 @@ def solved(q: Tensor) -> Tensor:
 
 def series(values: Tensor, size: int, terms: int) -> Tensor:
     """``I + 2 Q + ... + 2 Q^(n-1) + Q^n`` of ``Q = skew(values)``; ``terms`` is ``n + 1``, and 3 are taken for 4."""
-    if terms == FACTORED and not (torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state()):
+    if terms == FACTORED and not _is_traced():
         with torch.autocast(values.device.type, enabled=False):
             return _Factored.apply(values, size)  # type: ignore[no-any-return, no-untyped-call]
     return by_terms(skew(values, size), terms)
+
+
+def _is_traced() -> bool:
+    """Whether operations are recorded one by one: by a transform of functions, by TorchScript, or by an export."""
+    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return exported or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None
 
 
 def by_terms(q: Tensor, terms: int) -> Tensor:
