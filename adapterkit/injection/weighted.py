@@ -89,27 +89,26 @@ def _config(tuner: Tuner, adapters: Sequence[str], how: Combination) -> PeftConf
         found = _methods_own(tuner, name)
         for (place, _), adapter in found.items():
             there.setdefault(place, []).append(adapter)
-        targets.update({target: None for place, target in found if place == target})
+        targets.update({place: None for place, is_module in found if is_module})
     kind: type[LayerAdapter] = configs[0].adapter_class()
     config: PeftConfig = kind.combined_config(configs, there, how)
-    changes: dict[str, Any] = {"target_modules": [target for target in tuner.layers if target in targets]}
+    changes: dict[str, Any] = {"target_modules": list(targets)}
     for field in ("modules_to_save", "target_parameters"):
         if field in type(config).model_fields:
             changes[field] = list(dict.fromkeys(n for c in configs for n in getattr(c, field) or ())) or None
     return config.model_copy(update=changes)
 
 
-def _methods_own(tuner: Tuner, name: str) -> dict[tuple[str, str], LayerAdapter]:
-    """The adapters of the method itself, by the name that patterns go by and the module's; one for each pair, the last,
-    since all of a module's have one rank."""
-    found: dict[tuple[str, str], LayerAdapter] = {}
+def _methods_own(tuner: Tuner, name: str) -> dict[tuple[str, bool], LayerAdapter]:
+    """The adapters of the method itself, by the name that patterns go by and whether it is a module's; one for each
+    name, the last, since all of a module's have one rank."""
+    found: dict[tuple[str, bool], LayerAdapter] = {}
     for target, part in tuner.parts(name):
         if isinstance(part, LayerAdapter) and part.is_method:
             view = part.layer
-            inside = isinstance(view, ParameterView) and not (
-                view.is_layer or isinstance(view.layer, nn.MultiheadAttention)
-            )
-            found[f"{target}.{view.name}" if inside else target, target] = part  # type: ignore[attr-defined]
+            inside = view.part if isinstance(view, ParameterView) else ""
+            is_module = not inside or "." in view.name  # type: ignore[attr-defined]
+            found[f"{target}.{inside}" if inside else target, is_module] = part
     return found
 
 

@@ -52,6 +52,14 @@ class ParameterView(LayerView):
         self.out_features, self.in_features = self.weight_shape[-2:]
 
     @property
+    def part(self) -> str:
+        """What patterns name of the module: a layer in it, or a parameter; empty where they name itself."""
+        if self.is_layer or isinstance(self.layer, nn.MultiheadAttention):
+            return ""
+        inner, _, leaf = self.name.rpartition(".")
+        return inner or leaf
+
+    @property
     def weight(self) -> Tensor:
         weight = self._frozen(self.name)
         return weight.mT if self.transposed else weight

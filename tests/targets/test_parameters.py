@@ -90,6 +90,19 @@ def test_they_are_converted(base):
     torch.testing.assert_close(run(other, x), run(model, x))
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+def test_they_are_combined(base, rank):
+    make, x, _, targets = base
+    model = get_peft_model(make(), LoraConfig(r=2, target_modules=targets, rank_pattern={targets[0]: rank}), "a").eval()
+    model.add_adapter("b", LoraConfig(r=2, target_modules=targets))
+    move(model)
+    model.base_model.set_adapter(["a", "b"])
+    both = run(model, x)
+    model.add_weighted_adapter(["a", "b"], [1.0, 1.0], "c", combination_type="cat")
+    model.set_adapter("c")
+    torch.testing.assert_close(run(model, x), both)
+
+
 class Windows(nn.Module):
     """Reads the weights of its projections, as the attention of vision models does."""
 

@@ -139,13 +139,7 @@ def _belongs(key: str, adapters: Mapping[str, LayerAdapter]) -> bool:
 def _pattern(stem: str, adapter: LayerAdapter) -> str:
     """The name that patterns of ranks go by."""
     target, view = stem.removesuffix(adapter.prefix).removesuffix("."), adapter.layer
-    if not isinstance(view, ParameterView) or view.is_layer or _in_attention(view):
-        return target
-    return f"{target}.{view.name.removesuffix('.weight') if '.' in view.name else view.name}"
-
-
-def _in_attention(view: ParameterView) -> bool:
-    return isinstance(view.layer, nn.MultiheadAttention)
+    return f"{target}.{view.part}" if isinstance(view, ParameterView) and view.part else target
 
 
 def _ranks(adapters: Mapping[str, LayerAdapter], rank: int | float) -> dict[str, int]:
