@@ -186,6 +186,19 @@ def test_padding_in_the_call_is_what_peft_computes():
         get_peft_model(nn.Sequential(make()), LoraConfig(target_modules=["0"], lora_dropout=0.1))
 
 
+def test_a_file_may_have_been_trained_with_dropout(tmp_path):
+    make, x = OWN_CALLS["padding"]
+    base = nn.Sequential(make())
+    theirs = nn.Sequential(make())
+    theirs.load_state_dict(base.state_dict())
+    config = peft.LoraConfig(r=2, target_modules=["0"], lora_dropout=0.1, init_lora_weights=False)
+    theirs = peft_model(config, theirs).eval()
+    theirs.save_pretrained(tmp_path)
+    torch.testing.assert_close(PeftModel.from_pretrained(base, tmp_path)(x), theirs(x))
+    with pytest.raises(CapabilityError, match="lora_dropout is not possible"):
+        PeftModel.from_pretrained(nn.Sequential(make()), tmp_path, is_trainable=True)
+
+
 def test_what_cannot_be_read_so_is_an_error():
     with pytest.raises(CapabilityError, match=r"'layers.0.mixer.conv1d' is never called: 'layers.0.mixer' reads its w"):
         get_peft_model(mamba(), LoraConfig(target_modules=["conv1d"]))

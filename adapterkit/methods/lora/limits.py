@@ -17,9 +17,10 @@ def refuse(config: LoraConfig, layer: LayerView) -> None:
     scheme = config.init_lora_weights
     is_special = isinstance(scheme, str) and scheme != "gaussian"
     is_grouped = layer.kind == "conv" and layer.layer.groups > 1
+    drops_out = config.lora_dropout and not config.inference_mode  # a file says what it was trained with
     impossible = {
         "lora_bias": config.lora_bias and (layer.kind == "embedding" or not layer.called),
-        "lora_dropout": config.lora_dropout and not layer.called and layer.kind != "embedding",
+        "lora_dropout": drops_out and not layer.called and layer.kind != "embedding",
         "alora_invocation_tokens": config.alora_invocation_tokens is not None,
         "use_dora": config.use_dora and (layer.kind == "stack" or is_grouped),
         f"init_lora_weights={scheme!r}": is_special and (layer.kind == "stack" or is_grouped),
