@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from adapterkit.config.base import StrictModel
+from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import BrokenPluginError
 from adapterkit.registry import declared_as, implementation, resolve
 
@@ -74,3 +75,12 @@ class TaskConfig(StrictModel):
                     "names is needed"
                 )
         return found
+
+
+def more_is_better(metric: str, trainer: TrainerConfig, task: TaskConfig) -> bool:
+    """Whether more of ``metric`` is better: as set, as the task says, or by its name."""
+    if trainer.greater_is_better is not None:
+        return trainer.greater_is_better
+    if metric == task.default_metric:
+        return task.greater_is_better
+    return not less_is_better(metric)

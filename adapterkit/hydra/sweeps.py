@@ -21,6 +21,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adapterkit.config.task import more_is_better
 from adapterkit.errors import ConfigError
 from adapterkit.hydra.arguments import Arguments, forced
 from adapterkit.hydra.diagnosis import compact, culprit_of, explain_error
@@ -63,7 +64,7 @@ def judge(master: DictConfig, composer: Composer) -> Verdict:
         for trial, problems in _trials(master, composer, [*shape, *fixed], free, limit=max(1, LIMIT // shapes)):
             verdict.add(_shown([*shown, *trial]), problems)
     if not verdict.failing:
-        verdict.shared = _sharing(master, composer, axes)
+        verdict.fault = _sharing(master, composer, axes) or _wrong_way(master, composer, axes)
     return verdict
 
 
@@ -86,6 +87,30 @@ def _sharing(master: DictConfig, composer: Composer, axes: Axes) -> str:
             )
         places[place] = shown
     return ""
+
+
+def _wrong_way(master: DictConfig, composer: Composer, axes: Axes) -> str:
+    """What a sweeper that searches would search for, where that is the worst trial: Optuna's minimises unless told."""
+    direction: Any = OmegaConf.select(master, "hydra.sweeper.direction")
+    said = str(getattr(direction, "name", direction))
+    if said not in ("minimize", "maximize"):
+        return ""
+    try:
+        config, _ = check(composer.compose_trial(master, next(grid(axes))))
+    except (ConfigError, CompactHydraException, OmegaConfBaseException):
+        return ""
+    if config is None:
+        return ""
+    metric = config.sweep.metric or config.trainer.metric_for_best_model or config.task.default_metric
+    metric = metric.removeprefix("eval_").removeprefix("test_")
+    is_more = more_is_better(metric, config.trainer, config.task)
+    wanted = "maximize" if is_more else "minimize"
+    if said == wanted:
+        return ""
+    return (
+        f"hydra.sweeper.direction={said}: of {metric} {'more' if is_more else 'less'} is better: set "
+        f"hydra.sweeper.direction={wanted}, or name another sweep.metric"
+    )
 
 
 def _trials(

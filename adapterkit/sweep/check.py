@@ -26,13 +26,13 @@ class Verdict:
     """What is wrong to the trials it would make fail."""
     empty: list[str] = field(default_factory=list)
     """Axes without a value, of which there is no trial."""
-    shared: str = ""
-    """Which trials would write into one directory, if any."""
+    fault: str = ""
+    """What is wrong with the sweep as a whole, where its trials are right."""
 
     @property
     def refused(self) -> bool:
         """Whether the sweep must not begin."""
-        return bool(self.failing or self.empty or self.shared)
+        return bool(self.failing or self.empty or self.fault)
 
     def add(self, trial: str, problems: Sequence[str]) -> None:
         """Count one checked trial."""
@@ -45,8 +45,8 @@ class Verdict:
         """One screen: the reasons, those of most trials first, each with its first trial."""
         if self.empty:
             return f"{', '.join(self.empty)}: no value to try, so that the sweep has no trial"
-        if self.shared:
-            return self.shared
+        if self.fault:
+            return self.fault
         of = f"{self.total}" if self.checked == self.total else f"{self.checked} looked at ({self.total} in all)"
         lines = [f"{self.failing} of {of} trials would fail; nothing was started"]
         ranked = sorted(self.reasons.items(), key=lambda reason: -len(reason[1]))

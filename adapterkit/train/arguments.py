@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames, ParallelMode
 from adapterkit import launcher, optimizers
 from adapterkit.config.choices import WITHOUT_WARM_UP
 from adapterkit.config.run import RunConfig
-from adapterkit.config.task import TaskConfig, less_is_better
+from adapterkit.config.task import TaskConfig, more_is_better
 from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import ConfigError
 
@@ -79,15 +79,6 @@ def training_arguments(
 def _best(trainer: TrainerConfig, task: TaskConfig, default_metric: str | None) -> dict[str, Any]:
     metric = trainer.metric_for_best_model or default_metric or task.default_metric
     return {"metric_for_best_model": metric, "greater_is_better": more_is_better(metric, trainer, task)}
-
-
-def more_is_better(metric: str, trainer: TrainerConfig, task: TaskConfig) -> bool:
-    """Whether more of ``metric`` is better: as set, as the task says, or by its name."""
-    if trainer.greater_is_better is not None:
-        return trainer.greater_is_better
-    if metric == task.default_metric:
-        return task.greater_is_better
-    return not less_is_better(metric)
 
 
 def _checkpointing(trainer: TrainerConfig) -> dict[str, Any]:

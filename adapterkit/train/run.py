@@ -15,12 +15,13 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 
 from adapterkit.build import get_peft_model
 from adapterkit.config.run import RunConfig
+from adapterkit.config.task import more_is_better
 from adapterkit.errors import ConfigError, StateError
 from adapterkit.files import remove_unused
 from adapterkit.model import PeftModel
 from adapterkit.optimizers import optimizer_for
 from adapterkit.train import fingerprints, layout, lengths, plots, processes, resume, screen
-from adapterkit.train.arguments import check_optimizer, fit_warm_up, more_is_better, steps_of, training_arguments
+from adapterkit.train.arguments import check_optimizer, fit_warm_up, steps_of, training_arguments
 from adapterkit.train.beginning import start_from_data
 from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory, logger, logging_to
 from adapterkit.train.inputs import Inputs, read_inputs

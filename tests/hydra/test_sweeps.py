@@ -195,6 +195,21 @@ def test_an_interrupted_sweep_is_reported_as_far_as_it_went(capsys, tmp_path, mo
     assert [trial["status"] for trial in content["trials"]] == ["ok", "interrupted"]
 
 
+@pytest.mark.parametrize(
+    ("direction", "more", "said"),
+    [
+        ("minimize", [], "of accuracy more is better: set hydra.sweeper.direction=maximize"),
+        ("maximize", ["sweep.metric=loss"], "of loss less is better: set hydra.sweeper.direction=minimize"),
+        ("minimize", ["sweep.metric=test_loss"], ""),
+        ("maximize", [], ""),
+    ],
+)
+def test_a_search_for_the_worst_trial_is_refused(direction, more, said):
+    found = verdict(*LORA, "method.r=2,4", f"+hydra.sweeper.direction={direction}", *more)
+    assert found.fault == (f"hydra.sweeper.direction={direction}: {said}, or name another sweep.metric" if said else "")
+    assert found.refused == bool(said)
+
+
 def test_a_sweep_that_is_resumed_trains_what_had_not_ended(tmp_path, monkeypatch, capsys):
     argv = ["-m", *LORA, "method.r=2,4", "hydra.sweep.dir=sweep", "trainer.max_steps=2", "trainer.use_cpu=true"]
     assert command(capsys, *argv).code == 0
