@@ -21,7 +21,7 @@ from adapterkit.config.layer import LayerConfig, pattern_value
 from adapterkit.errors import BrokenPluginError, CapabilityError, TargetError
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.layer import AdaptedLayer
-from adapterkit.nn.module import modules_in
+from adapterkit.nn.module import META, modules_in, on_meta
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import Kind, LayerView
 from adapterkit.registry import declared_as, tasks
@@ -33,7 +33,7 @@ from adapterkit.targets.tokens import make_token_rows
 from adapterkit.targets.tying import Tied
 
 _KINDS = frozenset({"any", *get_args(Kind)})
-_META, _CPU = torch.device("meta"), torch.device("cpu")
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class Maker:
     def _make(self, name: str, config: LayerConfig, spots: Sequence[Spot], *, half: bool, meta: bool) -> Parts:
         """The adapters for every spot, made but not yet put in place: slot of `AdaptedLayer` -> target -> adapter."""
         implementation = partial(_made, config, config.adapter_class())
-        if meta or all(spot.view.device == _META for spot in spots):
-            with nullcontext() if torch.get_default_device() == _META else _META:  # a second one costs as the first
+        if meta or all(spot.view.device == META for spot in spots):
+            with on_meta():
                 made = [implementation(spot) for spot in spots]
         else:
             seed, made = torch.initial_seed(), []

@@ -192,8 +192,9 @@ _CALLS = frozenset(layer.forward for layer in (nn.Conv1d, nn.Conv2d, nn.Conv3d, 
 def calls_otherwise(layer: Any) -> bool:
     """Whether a convolution's or embedding's class has a call of its own, which may pad, look up other rows than it is
     given, or change the weight first. An embedding that only scales is seen as one."""
-    known = type(layer).forward in _CALLS or hasattr(layer, "embed_scale") or storage.is_quantised(layer)
-    return kind_of(layer) in ("conv", "embedding") and not known
+    if kind_of(layer) not in ("conv", "embedding"):
+        return False
+    return not (type(layer).forward in _CALLS or hasattr(layer, "embed_scale") or storage.is_quantised(layer))
 
 
 def is_transposed(layer: nn.Module) -> bool:

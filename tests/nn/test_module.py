@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapterkit.nn.module import Module, holders_in, modules_in, set_training
+from adapterkit.nn.module import Module, empty, holders_in, modules_in, on_meta, set_training
 
 
 class Stubborn(nn.Module):
@@ -103,3 +103,22 @@ def test_a_copy_keeps_hooks_and_attributes(duplicate):
     again = duplicate(module)
     assert again(x) == 2 * x
     assert (again.size, again.training, again.state_dict().keys()) == (3, True, module.state_dict().keys())
+
+
+def test_empty_tensors_on_the_meta_device():
+    assert not empty(2, 3).is_meta
+    with on_meta():
+        made = [nn.Parameter(empty(2, 3)) for _ in range(2)]
+        assert torch.zeros(1).is_meta
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert empty(2, 3).dtype == torch.float64
+        finally:
+            torch.set_default_dtype(torch.float32)
+    made[0].requires_grad_(False)
+    assert [(p.is_meta, p.shape, p.dtype, p.requires_grad) for p in made] == [
+        (True, (2, 3), torch.float32, False),
+        (True, (2, 3), torch.float32, True),
+    ]
+    assert not empty(2, 3).is_meta
+    assert not torch.zeros(1).is_meta

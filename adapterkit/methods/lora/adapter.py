@@ -27,7 +27,7 @@ from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import Combination
 from adapterkit.nn.dropout import seeded_dropout
 from adapterkit.nn.forms import LowRank, RowForm
-from adapterkit.nn.module import Module
+from adapterkit.nn.module import Module, empty
 from adapterkit.nn.view import LayerView
 
 
@@ -39,7 +39,7 @@ class Factor(Module):
 
     def __init__(self, *shape: int, bias: bool = False) -> None:
         super().__init__()
-        self._parameters["weight"] = nn.Parameter(torch.empty(shape))  # two a layer: the short way counts
+        self._parameters["weight"] = nn.Parameter(empty(*shape))  # two a layer: the short way counts
         self._parameters["bias"] = nn.Parameter(torch.zeros(shape[0])) if bias else None
 
 
