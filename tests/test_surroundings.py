@@ -263,7 +263,6 @@ PROGRAM = """
 import sys
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from adapterkit import LoraConfig, get_peft_model
 from tests.parity.bases import llama
@@ -294,7 +293,6 @@ def steps(model, rows):
 
 
 def work(rank):
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
     expected = steps(adapted(), IDS)
     model = DistributedDataParallel(adapted())
     found = steps(model, IDS[2 * rank : 2 * rank + 2])
@@ -302,23 +300,24 @@ def work(rank):
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b)
     if rank == 0:
-        model.module.save_pretrained(sys.argv[2])
-    dist.destroy_process_group()
+        model.module.save_pretrained(sys.argv[1])
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    mp.start_processes(work, nprocs=2, start_method="fork")  # nothing is imported again
-    print("the same")
+    dist.init_process_group("gloo")
+    work(dist.get_rank())
+    print("the same", flush=True)
+    dist.destroy_process_group()
 """
 
 
 def run_program(text, tmp_path):
     (tmp_path / "program.py").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "meeting"), str(tmp_path / "adapter")]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launched, str(tmp_path / "program.py"), str(tmp_path / "adapter")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.stdout == "the same\n", done.stderr
+    assert done.stdout == "the same\n" * 2, done.stderr
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -332,7 +331,6 @@ SHARDED = """
 import sys
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from adapterkit import LoHaConfig, LoraConfig, get_peft_model
@@ -358,7 +356,6 @@ def refused(what):
 
 
 def work(rank):
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
     for config in CONFIGS:
         gradients, outputs = [], []
@@ -373,13 +370,13 @@ def work(rank):
         assert "shared out among processes" in refused(model.merge_adapter)
     whole = LoraConfig(**FIELDS, modules_to_save=["lm_head"])
     assert "is sharded and cannot be trained whole" in refused(lambda: get_peft_model(sharded(llama(), mesh), whole))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    mp.start_processes(work, nprocs=2, start_method="fork")  # nothing is imported again
-    print("the same")
+    dist.init_process_group("gloo")
+    work(dist.get_rank())
+    print("the same", flush=True)
+    dist.destroy_process_group()
 """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +22,6 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 
-import torch
-import torch.multiprocessing as mp
-
 from adapterkit.train.run import run
 from adapterkit.train.trainer import RunTrainer
 from tests.train.test_processes import CHANGES
@@ -41,36 +37,21 @@ def dying(self, *args, **kwargs):
     return plain(self, *args, **kwargs)
 
 
-def work(rank):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+if __name__ == "__main__":
     RunTrainer.training_step = dying
-    directory = root / f"at-{rank}"
+    directory = root / f"at-{os.environ['RANK']}"
     directory.mkdir(parents=True, exist_ok=True)  # each at its own time, as Hydra does
     result = run(short_run("causal_lm", **CHANGES, **options), directory)
     print(result["directory"], flush=True)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    mp.start_processes(work, nprocs=2, start_method="fork")
 """
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as meeting:
-        meeting.bind(("127.0.0.1", 0))
-        return int(meeting.getsockname()[1])
-
-
-def two_processes(tmp_path: Path, port: int, *, fatal: int = -1, **options: str) -> subprocess.CompletedProcess[str]:
+def two_processes(tmp_path: Path, *, fatal: int = -1, **options: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "program.py").write_text(PROGRAM)
-    environment = {
-        **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     given = [f"{name}={value}" for name, value in options.items()]
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "day"), str(fatal), *given]
+    command = [*launched, str(tmp_path / "program.py"), str(tmp_path / "day"), str(fatal), *given]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -95,8 +76,8 @@ def assert_same_run(found: Path, single: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_two_processes_are_one_run(tmp_path: Path, single: Path, free_port: int) -> None:
-    done = two_processes(tmp_path, free_port)
+def test_two_processes_are_one_run(tmp_path: Path, single: Path) -> None:
+    done = two_processes(tmp_path)
     assert done.returncode == 0, done.stderr
     first = tmp_path / "day" / "at-0"
     assert [line for line in done.stdout.splitlines() if line.startswith("/")][-2:] == [str(first)] * 2
@@ -105,8 +86,8 @@ def test_two_processes_are_one_run(tmp_path: Path, single: Path, free_port: int)
     assert_same_run(first, single)
 
 
-def test_two_processes_go_on(tmp_path: Path, single: Path, free_port: int) -> None:
-    killed = two_processes(tmp_path, free_port, fatal=6)
+def test_two_processes_go_on(tmp_path: Path, single: Path) -> None:
+    killed = two_processes(tmp_path, fatal=6)
     assert killed.returncode != 0
     assert str(signal.SIGKILL.name) in killed.stderr
     first = tmp_path / "day" / "at-0"
@@ -114,7 +95,7 @@ def test_two_processes_go_on(tmp_path: Path, single: Path, free_port: int) -> No
     assert len(list(first.glob("checkpoints/checkpoint-4/rng_state_*.pth"))) == 2
     with pytest.raises(ConfigError, match="2 processes trained together until step 4, and 1 would go on"):
         run(short_run("causal_lm", **CHANGES, resume="auto"), first, quiet=True)
-    done = two_processes(tmp_path, free_port, resume="auto")
+    done = two_processes(tmp_path, resume="auto")
     assert done.returncode == 0, done.stderr
     assert "going on in" in done.stderr
     assert layout.read_manifest(first)["resumed"]
