@@ -42,11 +42,12 @@ def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float]
     tuner.add(name, config.model_copy(update={"inference_mode": True}), low_cpu_mem_usage=not same)
     given = dict(zip(adapters, weights, strict=True))
     try:
-        for layer in tuner.layers.values():
-            for slot in layer.slots:
-                _fill(slot, name, given, None if same else how)
-        for copied in tuner.copies.values():
-            _fill(copied.modules_to_save, name, given, None if same else how)
+        with torch.no_grad():
+            for layer in tuner.layers.values():
+                for slot in layer.slots:
+                    _fill(slot, name, given, None if same else how)
+            for copied in tuner.copies.values():
+                _fill(copied.modules_to_save, name, given, None if same else how)
     except Exception:
         tuner.delete(name)
         raise
@@ -112,7 +113,6 @@ def _methods_own(tuner: Tuner, name: str) -> dict[tuple[str, bool], LayerAdapter
     return found
 
 
-@torch.no_grad()
 def _fill(slot: nn.ModuleDict, name: str, given: dict[str, float], how: Combination | None) -> None:
     """Make ``slot[name]`` the combination of what is in ``slot``; ``how`` is None where there is one, at weight 1."""
     if name not in slot:

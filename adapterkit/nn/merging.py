@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError
+from adapterkit.nn import thin
 from adapterkit.nn.adapter import LayerAdapter, wrap
 from adapterkit.nn.forms import LowRank
 from adapterkit.nn.view import LayerView
@@ -104,7 +105,7 @@ def low_rank_change(chain: Sequence[LayerAdapter], view: LayerView) -> LowRank |
 def add_low_rank(weight: Tensor, change: LowRank, out: Tensor, *, measure: bool = True) -> float:
     """``out = weight + change``, computed in float32 at least and rounded once; no matrix of the weight's size is made.
 
-    Against adding the product: 0.17 of the time in place, in bf16 0.5.
+    Against adding the product: 0.25 of the time in place, on AMD's processors 0.17, in bf16 0.5.
 
     Args:
         weight: as it is stored.
@@ -117,12 +118,16 @@ def add_low_rank(weight: Tensor, change: LowRank, out: Tensor, *, measure: bool 
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
     outer, inner = change.outer.to(dtype), change.inner.to(dtype)
-    blocks = max(4, -(-weight.numel() // _BLOCK)) if weight.is_cpu else 1  # of one size; four, for the memory
+    in_place = out is weight and dtype == weight.dtype
+    blocks = max(4, 0 if in_place else -(-weight.numel() // _BLOCK)) if weight.is_cpu else 1  # four, for the memory
     rows = -(-len(weight) // blocks)
     places = [slice(start, start + rows) for start in range(0, len(weight), rows)]
     if dtype == weight.dtype:
         for place in places:
-            torch.addmm(weight[place], outer[place], inner, alpha=change.scaling, out=out[place])
+            if in_place:
+                thin.add_product(out[place], outer[place], inner, change.scaling)
+            else:
+                torch.addmm(weight[place], outer[place], inner, alpha=change.scaling, out=out[place])
         return 0.0
     scratch = torch.empty(rows, weight.shape[1], dtype=dtype, device=weight.device)
     error = 0.0

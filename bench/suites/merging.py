@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
+from adapterkit.nn import memory
 from bench.contenders import NAMES, forward, load, load_all, silent
 from bench.models import build, check_equal, inputs, targets_of, tolerance, write_lora
 from bench.rows import Row, tried
@@ -57,8 +60,12 @@ def _merge_and_back(runner: Runner, root: Path, size: dict[str, Any]) -> Row:
         model.merge_adapter(["a0"])
         model.unmerge_adapter()
 
-    works = {name: lambda model=model: there_and_back(model) for name, model in models.items()}
-    return Row.of_times("merge_adapter and unmerge_adapter", runner.interleave(works, 7), goal=0.45, note="ours exact")
+    works: dict[str, Any] = {name: lambda model=model: there_and_back(model) for name, model in models.items()}
+    weights = [layer.weight.data for _, layer in targets_of(build(MODEL, **size))]
+    works["floor"] = silent(lambda: [memory.empty_like(weight).copy_(weight) for weight in weights])
+    times = runner.interleave(works, 7)
+    note = "ours exact; floor: a second copy of the weights"
+    return Row.of_times("merge_adapter and unmerge_adapter", times, goal=0.45, floor="floor", note=note)
 
 
 def _weighted(runner: Runner, root: Path, kind: str, goal: float, size: dict[str, Any]) -> Row:
@@ -86,4 +93,33 @@ def _weighted(runner: Runner, root: Path, kind: str, goal: float, size: dict[str
     title = f"add_weighted_adapter, {kind}{', one layer' if kind == 'svd' else ''}"
     check_equal(title, outputs, 1e-3)
     works = {key: silent(lambda model=model: combine(model)) for key, model in models.items()}
-    return Row.of_times(title, runner.interleave(works, 3 if kind == "svd" else 5, warm=0), goal=goal)
+    layers = _factors([root / kind / name for name in names])
+    kept: list[Any] = []  # as in the models: every combination is written to new memory
+    works["floor"] = silent(lambda: kept.append([_COMBINED[kind](*factors) for factors in layers]))
+    times = runner.interleave(works, 3 if kind == "svd" else 5, warm=0)
+    return Row.of_times(title, times, goal=goal, floor="floor", note="floor: the factors alone, in new memory")
+
+
+def _factors(directories: list[Path]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The adapters' A and their B, layer by layer."""
+    states = [load_file(directory / "adapter_model.safetensors") for directory in directories]
+    inner = [key for key in states[0] if ".lora_A." in key]
+    return [([s[key] for s in states], [s[key.replace(".lora_A.", ".lora_B.")] for s in states]) for key in inner]
+
+
+def _sums(inner: list[Tensor], outer: list[Tensor]) -> Any:
+    return [(0.7 * one).add_(two, alpha=0.5).add_(three, alpha=0.4) for one, two, three in (inner, outer)]
+
+
+def _side_by_side(inner: list[Tensor], outer: list[Tensor]) -> Any:
+    return torch.cat([0.5 * factor for factor in inner]), torch.cat(outer, 1)
+
+
+def _truncated(inner: list[Tensor], outer: list[Tensor]) -> Any:
+    left, right = torch.linalg.qr(torch.cat(outer, 1)), torch.linalg.qr(torch.cat(inner).T)
+    u, s, vh = torch.linalg.svd(left.R @ right.R.T)
+    return left.Q @ (u * s)[:, :8], vh[:8] @ right.Q.T
+
+
+_COMBINED: dict[str, Callable[..., Any]] = {"linear": _sums, "cat": _side_by_side, "svd": _truncated}
+"""The least that a combination of three adapters takes."""

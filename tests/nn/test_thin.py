@@ -20,6 +20,19 @@ def test_both_ways_round_are_the_product(monkeypatch, is_amd, dtype, rows):
 
 
 @pytest.mark.parametrize("is_amd", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ranks", [3, 20, 40])
+@pytest.mark.parametrize("rows", [7, 24, 100])
+def test_a_product_is_added_strip_by_strip(monkeypatch, is_amd, dtype, ranks, rows):
+    monkeypatch.setattr(thin, "_is_amd", lambda: is_amd)
+    torch.manual_seed(0)
+    matrix, outer, inner = (torch.randn(size, dtype=dtype) for size in ((rows, 9), (ranks, rows), (9, ranks)))
+    expected = matrix + 1.5 * outer.T @ inner.T
+    thin.add_product(matrix, outer.T, inner.T, 1.5)  # as for a transposed layer
+    torch.testing.assert_close(matrix, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_amd", [True, False])
 def test_float32_on_amd_s_processors_is_taken_as_few_rows(monkeypatch, is_amd):
     monkeypatch.setattr(thin, "_is_amd", lambda: is_amd)
     x, a = torch.randn(40, 8), torch.randn(3, 8)

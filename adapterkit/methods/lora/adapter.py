@@ -109,6 +109,8 @@ class LoraAdapter(LayerAdapter):
     def _spread(self) -> init.Factors:
         """``A (r, in_features...)`` and ``B (out_features, r...)`` where they are stored in parts."""
         a, b = self.factors()
+        if self.is_plain:
+            return a, b
         return blocks.spread(grouped.spread(a, self.group), self.blocks.a), blocks.spread(b, self.blocks.b)
 
     @property

@@ -93,7 +93,7 @@ def become(new: Any, adapters: Sequence[Any], weights: Sequence[float], how: Com
 def _combined(adapters: Sequence[Any], weights: Sequence[float], how: Combination, rank: int) -> Factors:
     """The factors ``A, B`` of the combination at one layer, flattened to matrices, for a scale of 1."""
     factors = [adapter.whole_factors() for adapter in adapters]
-    pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in factors]
+    pairs = [(_matrix(a), _matrix(b)) for a, b in factors]
     scales = [weight * adapter.scaling for weight, adapter in zip(weights, adapters, strict=True)]
     if how.kind in ("cat", "svd"):
         a = torch.cat([a * scale for (a, _), scale in zip(pairs, scales, strict=True)])
@@ -105,6 +105,11 @@ def _combined(adapters: Sequence[Any], weights: Sequence[float], how: Combinatio
     roots = [math.sqrt(abs(scale)) for scale in scales]
     signed = [math.copysign(root, scale) for root, scale in zip(roots, scales, strict=True)]
     return how.combine([a for a, _ in pairs], signed), how.combine([b for _, b in pairs], roots)
+
+
+def _matrix(factor: Tensor) -> Tensor:
+    """A factor in float32, flattened behind its first dimension."""
+    return factor if factor.dtype is torch.float32 and factor.ndim == 2 else factor.float().flatten(1)
 
 
 def _clamped(b: Tensor, a: Tensor, how: Combination) -> Factors:
