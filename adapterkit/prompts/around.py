@@ -30,10 +30,12 @@ from adapterkit.prompts.sizes import with_sizes as with_sizes
 from adapterkit.prompts.tokens import (
     Inputs,
     VirtualTokens,
+    cache_name,
     gather,
     is_encoder_decoder,
     length_of,
     parameters_of,
+    taken_cache,
     takes_positions,
 )
 from adapterkit.registry import declared_as
@@ -89,7 +91,7 @@ def _check_claims(implementation: type[PromptAdapter], config: PromptConfig) -> 
 
 def _check_place(place: str, config: PromptConfig, model: nn.Module) -> None:
     """Whether a model has what the tokens go into."""
-    taken, needed = parameters_of(model), "past_key_values" if place == "cache" else "inputs_embeds"
+    taken, needed = parameters_of(model), cache_name(model) if place == "cache" else "inputs_embeds"
     if needed not in taken and not _takes_anything(model):
         raise CapabilityError(
             f"{config.peft_type}: {type(model).__name__} takes no {needed}, which the prompt has to go into"
@@ -175,11 +177,12 @@ def call_with_prompt(peft_model: PeftModel, prompt: PromptAdapter, args: tuple[A
     return_dict = inputs.get("return_dict")
     if prompt.place == "cache":
         _check_checkpointing(model)
-        before = length_of(inputs["past_key_values"])
+        cache = inputs[cache_name(model)]
+        before = length_of(cache)
         outputs = peft_model.base_model(**inputs)
-        _check_used(model, inputs["past_key_values"], before)
+        _check_used(model, cache, before)
         return outputs
-    trimmed = peft_model.trimmed if not length_of(inputs.get("past_key_values")) else ()
+    trimmed = peft_model.trimmed if not length_of(inputs.get(cache_name(model))) else ()
     if not trimmed:
         return peft_model.base_model(**inputs)
     outputs = peft_model.base_model(**{**inputs, "return_dict": True})
@@ -311,7 +314,7 @@ def _placing(model: Any, place: Callable[[Inputs], Inputs], *, longest: int) -> 
 
     @wraps(prepare)
     def prepare_with_tokens(input_ids: Tensor, *args: Any, **kwargs: Any) -> Inputs:
-        cache = kwargs.pop("past_key_values", None)
+        cache = taken_cache(kwargs)
         if kwargs.get("use_cache") is False:
             cache = None  # what the last step left behind: this one is given all columns again
         if kwargs.get("is_first_iteration") and length_of(cache) and kwargs.get("next_sequence_length") is not None:
@@ -319,7 +322,7 @@ def _placing(model: Any, place: Callable[[Inputs], Inputs], *, longest: int) -> 
         # Without the cache in sight no mask of four dimensions is made, which would have to be undone.
         inputs = prepare(input_ids, *args, **kwargs)
         if cache is not None:
-            inputs["past_key_values"] = _roomy(cache, model, longest)
+            inputs[cache_name(model)] = _roomy(cache, model, longest)
         return place(inputs)
 
     own = {name: value for name, value in vars(model).items() if name == "prepare_inputs_for_generation"}
@@ -347,4 +350,5 @@ def keyword_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             inputs.update(inputs.pop(name, {}))
-    return inputs
+    cache = taken_cache(inputs)
+    return inputs if cache is None else {**inputs, cache_name(model): cache}

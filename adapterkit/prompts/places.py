@@ -15,6 +15,8 @@ from adapterkit.prompts.sizes import layer_sizes
 from adapterkit.prompts.tokens import (
     Inputs,
     VirtualTokens,
+    cache_name,
+    columns_in,
     is_encoder_decoder,
     length_of,
     takes_positions,
@@ -39,10 +41,10 @@ def into_cache(inputs: Inputs, tokens: VirtualTokens, model: nn.Module, sizes: S
 
     A cache that already holds columns is taken to begin with the tokens, so that generation can go on from it.
     """
-    inputs = dict(inputs)
-    cache = inputs.get("past_key_values")
+    inputs, name = dict(inputs), cache_name(model)
+    cache = inputs.get(name)
     cache = empty_cache(model) if cache is None else cache
-    inputs["past_key_values"] = cache if length_of(cache) else filled(cache, tokens, model, sizes)
+    inputs[name] = cache if length_of(cache) else filled(cache, tokens, model, sizes)
     past = length_of(cache) - tokens.columns
     if is_encoder_decoder(model):
         width = width_of(inputs, ("decoder_input_ids", "decoder_inputs_embeds", "labels"))
@@ -142,7 +144,7 @@ def into_embeddings(
     inputs = dict(inputs)
     if _has_state(inputs):
         return inputs
-    past = length_of(inputs.get("past_key_values"))
+    past = length_of(inputs.get(cache_name(model)))
     if past and not is_encoder_decoder(model):
         past, width = past - tokens.columns, width_of(inputs, ("input_ids", "inputs_embeds"))
         with_mask(inputs, tokens, "attention_mask", past + width)
@@ -165,9 +167,13 @@ def into_embeddings(
 
 def _has_state(inputs: Inputs) -> bool:
     """Whether a recurrent model goes on from earlier columns, which are in its state (Mamba's, RWKV's)."""
-    cache = inputs.get("cache_params")
+    if inputs.get("state") is not None:
+        return True
+    cache = inputs.get("cache_params", inputs.get("cache"))
+    if cache is None or columns_in(cache) is not None:
+        return False
     holds_some = getattr(cache, "has_previous_state", None)
-    return inputs.get("state") is not None or (cache is not None and (holds_some is None or bool(holds_some())))
+    return holds_some is None or bool(holds_some())
 
 
 def left_padded(inputs: Inputs, model: Any) -> Inputs:
@@ -197,7 +203,7 @@ def left_padded(inputs: Inputs, model: Any) -> Inputs:
 
 def into_decoder(inputs: Inputs, tokens: VirtualTokens, model: Any) -> Inputs:
     """The inputs of an encoder-decoder model with the second half of the tokens before the decoder's embeddings."""
-    if length_of(inputs.get("past_key_values")):
+    if length_of(inputs.get(cache_name(model))):
         return inputs
     inputs = dict(inputs)
     labels = inputs.get("labels")

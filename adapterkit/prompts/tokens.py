@@ -1,8 +1,9 @@
 """Virtual tokens in a model's keyword inputs: gathered for the rows of a batch, and put where a method wants them.
 
-Only what transformers documents is used: ``inputs_embeds``, ``past_key_values`` (any `transformers.Cache`), masks and
-``position_ids``. Rows of a batch may have different numbers of tokens: shorter prompts are padded on the left, masked,
-and their rows' positions count real tokens only, so that every row is computed as if it were alone.
+Only what transformers documents is used: ``inputs_embeds``, ``cache`` (any `transformers.Cache`; ``past_key_values``
+before transformers 5.24), masks and ``position_ids``. Rows of a batch may have different numbers of tokens: shorter
+prompts are padded on the left, masked, and their rows' positions count real tokens only, so that every row is computed
+as if it were alone.
 """
 
 from __future__ import annotations
@@ -103,9 +104,31 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> VirtualTokens:
     return VirtualTokens(values, None if alike else mask)
 
 
+_CACHES = ("cache", "past_key_values")
+
+
+def cache_name(model: Any) -> str:
+    """The name by which a model's forward takes its key-value cache."""
+    return "cache" if "cache" in parameters_of(model) else "past_key_values"
+
+
+def taken_cache(inputs: Inputs) -> Cache | None:
+    """The key-value cache, by whichever name it is there, taken out of ``inputs``."""
+    found = [inputs.pop(name) for name in _CACHES if name in inputs]
+    return next((cache for cache in found if cache is not None), None)
+
+
+def columns_in(cache: Any) -> int | None:
+    """How many columns a cache holds; None if it keeps states alone, as of a recurrent model, in which none stand."""
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, ValueError):
+        return None
+
+
 def length_of(cache: Cache | None) -> int:
     """How many columns a cache holds."""
-    return 0 if cache is None else int(cache.get_seq_length())
+    return 0 if cache is None else columns_in(cache) or 0
 
 
 def is_encoder_decoder(model: Any) -> bool:
