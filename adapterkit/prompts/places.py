@@ -74,7 +74,8 @@ def filled(cache: Cache, tokens: VirtualTokens, model: Any, sizes: Sizes) -> Cac
     )
     held = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     devices, unlike = _layer_devices(model), _unlike_layers(model)
-    shared = held.is_dummy if len(held) else [False] * decoder_layers(model, sizes.layers)
+    own = [False] * (len(held) or decoder_layers(model, sizes.layers))
+    shared = getattr(held, "is_dummy", own) if len(held) else own  # an older transformers leaves such layers out
     for layer in range(len(shared)):
         if shared[layer]:  # it reads another layer's keys and values
             continue
