@@ -15,14 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adapterkit.checkpoint.keys import HEAD_PREFIX, PREFIX, State
+from adapterkit.checkpoint.keys import State
 from adapterkit.checkpoint.tensors import write_tensors
 from adapterkit.config.base import CONFIG_NAME, PeftConfig
 from adapterkit.errors import CapabilityError, CheckpointError, of_choices
 from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
-
-WEIGHTS_NAME = "adapter_model.safetensors"
-PICKLED_NAME = "adapter_model.bin"
+from adapterkit.ondisk.names import HEAD_PREFIX, PICKLED_NAME, PREFIX, WEIGHTS_NAME
 
 _ACCEPTED = frozenset({"use_auth_token", "resume_download", "proxies"})
 """Options of older releases that change nothing any more."""
@@ -187,7 +185,17 @@ def read_weights(
     **hub: Any,
 ) -> Contents:
     """`load_peft_weights`, with what the file says of itself."""
-    path = _weights_file(model_id, **hub)
+    contents = read_file(_weights_file(model_id, **hub), device)
+    mapping = key_mapping or {}
+    return contents._replace(tensors={_renamed(key, mapping): tensor for key, tensor in contents.tensors.items()})
+
+
+def read_file(path: Path, device: str | torch.device | None = None) -> Contents:
+    """One file of tensors; on the meta device, what they are like.
+
+    Raises:
+        CheckpointError: it cannot be read, or has something else.
+    """
     try:
         state, metadata = _read(path, "cpu" if device is None else str(device))
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -196,7 +204,7 @@ def read_weights(
         raise CheckpointError(f"{path} is not a file of tensors: {error}") from error
     if state is None:
         raise CheckpointError(f"{path} is not a file of tensors")
-    return Contents({_renamed(key, key_mapping or {}): tensor for key, tensor in state.items()}, metadata)
+    return Contents(state, metadata)
 
 
 _READS = "backend" in signature(load_file).parameters and hasattr(safe_open, "get_tensors")

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from adapterkit.architectures import model_type
 from adapterkit.injection.lookup import COMPILED, plain, tuner_of
 from adapterkit.injection.tuner import Tuner
+from adapterkit.ondisk.names import ARCHITECTURE, WEIGHTS
 from adapterkit.targets.tying import EMBEDDINGS
-
-ARCHITECTURE, WEIGHTS = "adapterkit_base_architecture", "adapterkit_base_weights"
 
 _SAMPLES = 64
 """How many values of every tensor count, evenly spaced, so that a model of any size takes no time."""

@@ -15,9 +15,8 @@ from adapterkit.nn.adapter import Adapter
 from adapterkit.nn.layer import BiasAdapter
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.tokens import TokenRows
+from adapterkit.ondisk.names import HEAD_PREFIX, PREFIX
 from adapterkit.targets.matching import modules_of
-
-PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
 
 State = dict[str, Tensor]
 

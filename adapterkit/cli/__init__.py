@@ -15,6 +15,9 @@ VERBS = {
     "show": ("adapterkit.cli.show:show", "every field of a method, task or section; or a preset's file"),
     "validate": ("adapterkit.cli.validate:validate", "compose and check a run or a sweep, and start nothing"),
     "estimate": ("adapterkit.cli.estimate:estimate", "targets and exact parameter counts, without weights"),
+    "inspect": ("adapterkit.cli.inspect:inspect", "what a saved adapter is, without torch or its base model"),
+    "diff": ("adapterkit.cli.diff:diff", "what differs between two saved adapters; exit code 4 if anything does"),
+    "verify": ("adapterkit.cli.verify:verify", "whether a saved adapter is sound; exit code 4 if it is not"),
     "plugins": ("adapterkit.cli.listing:plugins", "state of every installed plugin; exit code 1 if any has a problem"),
     "schema": ("adapterkit.cli.schema:schema", "JSON Schema of the configuration, for editors"),
 }

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from adapterkit.cli.listing import columns
+from adapterkit.cli.options import size
 from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import EXIT_OK, ConfigError, did_you_mean
+from adapterkit.ondisk.names import with_open_numbers
 from adapterkit.registry import tasks
 
 if TYPE_CHECKING:
@@ -183,8 +185,7 @@ def _rows(model: PeftModel) -> list[Row]:
     prompts = (("(inputs)", prompt) for prompt in model.prompt_encoder.values())
     for name, part in [*model.base_model.parts("default"), *prompts]:
         parameters = sum(p.numel() for p in part.parameters() if p.requires_grad)
-        pattern = ".".join("*" if step.isdigit() else step for step in name.split("."))
-        counts[pattern, _layer(part, parameters)].append(parameters)
+        counts[with_open_numbers(name), _layer(part, parameters)].append(parameters)
     return [Row(name, layer, len(found), sum(found)) for (name, layer), found in counts.items()]
 
 
@@ -213,17 +214,8 @@ def text(found: Estimate) -> str:
             "",
             f"trainable parameters  {found.trainable_parameters:,} ({share:.4%})",
             f"all parameters        {found.all_parameters:,}",
-            f"adapter file          {_size(found.adapter_bytes)}",
-            f"base weights          {_size(found.base_bytes)}",
-            f"training with AdamW   {_size(found.training_bytes)}, without activations",
+            f"adapter file          {size(found.adapter_bytes)}",
+            f"base weights          {size(found.base_bytes)}",
+            f"training with AdamW   {size(found.training_bytes)}, without activations",
         ]
     )
-
-
-def _size(count: float) -> str:
-    """Bytes in the unit that fits."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1024
-    return f"{count:.2f} GiB"

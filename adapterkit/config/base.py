@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -17,6 +17,11 @@ from adapterkit.registry import implementation, methods, resolve, tasks
 CONFIG_NAME = "adapter_config.json"
 PEFT_FORMAT = "0.21.2"
 """The PEFT release whose file format is written."""
+
+
+Form = Mapping[str, Sequence[int | str]]
+"""The tensors at one place of a saved adapter, by name, and their sizes: a number, or a word for a size that is
+the same wherever it stands in the form. ``...`` stands for any further sizes."""
 
 
 class StrictModel(BaseModel):
@@ -125,6 +130,17 @@ class PeftConfig(StrictModel):
     """``"package.module:function"`` that gives adapters another rank, and a scale of 1, without changing what they
     compute, for swapping in compiled models: called with config, adapters by layer name, and rank; gives a config."""
 
+    folding: ClassVar[str | None] = None
+    """``"package.module:function"`` that makes of a saved adapter one that computes the same with none of the
+    `folded_fields`, for other programs: called with config and tensors by key, it returns both anew."""
+
+    folded_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose work `folding` puts into the tensors."""
+
+    based_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields by whose value an adapter computes with the base's weights, so that only with these it becomes another
+    kind of adapter."""
+
     example: ClassVar[Mapping[str, Any]] = {}
     """Field values for a small example of the method, used by the contract and the documentation."""
 
@@ -195,6 +211,16 @@ class PeftConfig(StrictModel):
     def at(self, module_name: str) -> Self:
         """This config as it holds for one module: patterns by module name are applied."""
         return self
+
+    def saved_forms(self) -> Sequence[Form]:
+        """What a file may have at one place of an adapter of this config (`at` the module, where it is a layer's): one
+        form for each kind of place. Nothing is known of the tensors where there is none."""
+        return ()
+
+    def carries(self, field: str) -> bool:
+        """Whether a field has a value by which an adapter computes otherwise than one that has no such field."""
+        value, usual = getattr(self, field, None), self.start_fields.get(field, (None, False, "none", {}, []))
+        return usual is not None and value not in usual
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``adapter_config.json``, in JSON types."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
+from typing_extensions import override
 
-from adapterkit.config.base import PeftConfig, Text
+from adapterkit.config.base import Form, PeftConfig, Text
 
 
 class PromptConfig(PeftConfig):
@@ -29,6 +30,11 @@ class PromptConfig(PeftConfig):
     @property
     def is_prompt_learning(self) -> bool:
         return True
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        tokens = self.num_virtual_tokens * (self.num_transformer_submodules or 1)
+        return ({"prompt_embeddings": (tokens, self.token_dim or "width")},)
 
 
 class WordPromptConfig(PromptConfig):

@@ -17,6 +17,8 @@ import torch
 import adapterkit
 from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.config.base import PeftConfig
+from adapterkit.ondisk.reading import locate
+from adapterkit.ondisk.soundness import problems
 from adapterkit.registry import methods
 from tests.parity.bases import IDS, bert, llama, t5
 from tests.parity.helpers import add_noise, assert_same_tensors, peft, quiet, run
@@ -110,6 +112,7 @@ def check(cell: Cell) -> None:
             written.eval().save_pretrained(directory)
             read = peft.PeftModel.from_pretrained(make(), directory)
             state, other = get_peft_model_state_dict(written), peft.get_peft_model_state_dict(read)
+        assert problems(locate(str(directory))) == []
         assert_same_tensors(other, state)
         assert any(tensor.any() for tensor in state.values())
         expected, found = run(written.eval(), inputs(cell)), run(read.eval(), inputs(cell))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import override
 
 from adapterkit.architectures import ADAPTED_WHOLE, ARCHITECTURES, ROLES
-from adapterkit.config.base import Choice, PositiveNumber
+from adapterkit.config.base import Choice, Form, PositiveNumber
 from adapterkit.config.layer import IndexedLayerConfig
 
 
@@ -71,3 +72,7 @@ class AdaLoraConfig(IndexedLayerConfig):
         key = f"{module_name}.lora_E"
         flags = (self.rank_pattern or {}).get(key)
         return self.model_copy(update={"rank_pattern": None if flags is None else {key: flags}})
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        return ({"lora_A": ("rank", "in"), "lora_B": ("out", "rank"), "lora_E": ("rank", 1)},)

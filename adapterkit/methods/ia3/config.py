@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
-from adapterkit.config.base import Choice, Pattern
+from adapterkit.config.base import Choice, Form, Pattern
 from adapterkit.config.layer import LayerConfig
 
 
@@ -39,3 +41,7 @@ class IA3Config(LayerConfig):
             if others:
                 raise ValueError(f"feedforward_modules must be among target_modules, and {others} are not")
         return self
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        return ({"ia3_l": ("a", "b", "...")},)

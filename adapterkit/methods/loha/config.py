@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
-from adapterkit.config.base import Choice
+from adapterkit.config.base import Choice, Form
 from adapterkit.config.factored import FactoredLayerConfig
 
 
@@ -19,3 +21,10 @@ class LoHaConfig(FactoredLayerConfig):
 
     peft_type: Annotated[Literal["LOHA"], Choice] = Field("LOHA", description="Name of the method.")
     init_weights: bool = Field(True, description="Start as the base model; false draws every factor, for tests.")
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        r = self.r
+        plain = {f"hada_w{n}_a": ("out", r) for n in (1, 2)} | {f"hada_w{n}_b": (r, "in", "...") for n in (1, 2)}
+        core = {f"hada_w{n}_a": (r, "out") for n in (1, 2)} | {f"hada_w{n}_b": (r, "in") for n in (1, 2)}
+        return (plain, {**core, "hada_t1": (r, r, "..."), "hada_t2": (r, r, "...")})

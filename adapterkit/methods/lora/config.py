@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from typing_extensions import override
 
-from adapterkit.config.base import Choice, Names, PositiveNumber
+from adapterkit.config.base import Choice, Form, Names, PositiveNumber
 from adapterkit.config.layer import IndexedLayerConfig, Ranges, Token, TokenIndices
 from adapterkit.methods.lora.starts import BdLoraConfig, CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
 
@@ -36,6 +37,11 @@ class LoraConfig(IndexedLayerConfig):
         "eva_config": None,
     }
     inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core"}
+    folding: ClassVar[str | None] = "adapterkit.methods.lora.folding:folded"
+    folded_fields: ClassVar[frozenset[str]] = frozenset(
+        {"use_rslora", "rank_pattern", "alpha_pattern", "use_bdlora", "use_qalora"}
+    )
+    based_fields: ClassVar[frozenset[str]] = frozenset({"use_dora", "init_lora_weights"})
 
     peft_type: Annotated[Literal["LORA"], Choice] = Field("LORA", description="Name of the method.")
     r: PositiveInt = Field(8, description="Rank of the update.")
@@ -123,6 +129,28 @@ class LoraConfig(IndexedLayerConfig):
         if self.use_bdlora is None:
             return config
         return config.model_copy(update={"use_bdlora": self.use_bdlora.at(module_name)})
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        blocks = self.use_bdlora.nblocks if self.use_bdlora is not None else 1
+        of_b = blocks if self.use_bdlora is not None and self.use_bdlora.target_modules_bd_b else 1
+        beside: Form = {"lora_magnitude_vector": ("out",)} if self.use_dora else {}
+        bias: Form = {"lora_B.bias": ("out",)} if self.lora_bias else {}
+        linear: Form = {"lora_A.weight": (self.r, "in"), "lora_B.weight": ("out", self.r // of_b), **bias, **beside}
+        table: Form = {"lora_embedding_A": (self.r, "rows"), "lora_embedding_B": ("out", self.r), **beside}
+        length: Form = {"lora_magnitude_vector": (1, "out", "...")} if self.use_dora else {}
+        conv: Form = {
+            "lora_A.weight": (self.r, "in", "kernel", "..."),
+            "lora_B.weight": ("out", "r / groups", 1, "..."),
+            **bias,
+            **length,
+        }
+        stacked: Form = {"lora_A.weight": ("experts * r", "in"), "lora_B.weight": ("out", "experts * r")}
+        return (linear, table, conv, *([stacked] if self.target_parameters else []))
+
+    @override
+    def carries(self, field: str) -> bool:
+        return super().carries(field) and not (field == "init_lora_weights" and self.init_lora_weights == "mica")
 
     @property
     @override

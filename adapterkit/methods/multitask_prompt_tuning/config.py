@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import override
 
-from adapterkit.config.base import Choice, Text
+from adapterkit.config.base import Choice, Form, Text
 from adapterkit.config.prompt import WordPromptConfig
 
 Start = Literal["RANDOM", "TEXT", "AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED"]
@@ -69,3 +69,9 @@ class MultitaskPromptTuningConfig(WordPromptConfig):
         if self.prompt_tuning_init != "ONLY_SOURCE_SHARED" and self.num_tasks != 1:
             raise ValueError(f"prompt_tuning_init {self.prompt_tuning_init} starts one task: num_tasks must be 1")
         return self
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        tasks, ranks = self.num_tasks, self.num_ranks
+        factors: Form = {"prefix_task_cols": (tasks, "tokens", ranks), "prefix_task_rows": (tasks, ranks, "width")}
+        return tuple({**form, **factors} for form in super().saved_forms())

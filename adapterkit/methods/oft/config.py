@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
+from typing_extensions import override
 
-from adapterkit.config.base import Choice
+from adapterkit.config.base import Choice, Form
 from adapterkit.config.layer import IndexedLayerConfig
 
 
@@ -46,3 +48,7 @@ class OFTConfig(IndexedLayerConfig):
                 f"(r={self.r}, oft_block_size={self.oft_block_size})"
             )
         return self
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        return ({"oft_R.weight": (self.r or "blocks", "numbers")},)

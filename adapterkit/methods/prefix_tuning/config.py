@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
-from adapterkit.config.base import Choice
+from adapterkit.config.base import Choice, Form
 from adapterkit.config.prompt import PromptConfig
 
 
@@ -27,3 +29,7 @@ class PrefixTuningConfig(PromptConfig):
     init_weights: Annotated[Literal["zero"] | None, Choice] = Field(
         None, description="'zero' starts with keys and values of zero; null draws normal values."
     )
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        return ({"prompt_embeddings": (self.num_virtual_tokens, "keys and values of all layers")},)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
-from adapterkit.config.base import Choice
+from adapterkit.config.base import Choice, Form
 from adapterkit.config.layer import IndexedLayerConfig
 
 
@@ -30,3 +31,7 @@ class HraConfig(IndexedLayerConfig):
         True, description="Start as pairs of equal reflections, which cancel; false draws every one at random."
     )
     bias: Literal["none", "all", "hra_only"] = Field("none", description="Which biases are trained, too.")
+
+    @override
+    def saved_forms(self) -> Sequence[Form]:
+        return ({"hra_u": ("in", self.r)},)
