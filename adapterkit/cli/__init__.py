@@ -18,6 +18,7 @@ VERBS = {
     "inspect": ("adapterkit.cli.inspect:inspect", "what a saved adapter is, without torch or its base model"),
     "diff": ("adapterkit.cli.diff:diff", "what differs between two saved adapters; exit code 4 if anything does"),
     "verify": ("adapterkit.cli.verify:verify", "whether a saved adapter is sound; exit code 4 if it is not"),
+    "export": ("adapterkit.cli.export:export", "an adapter for vLLM, SGLang, llama.cpp, TGI or PEFT, or why not"),
     "plugins": ("adapterkit.cli.listing:plugins", "state of every installed plugin; exit code 1 if any has a problem"),
     "schema": ("adapterkit.cli.schema:schema", "JSON Schema of the configuration, for editors"),
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 
+from adapterkit.checkpoint.identity import OtherBaseWarning
 from adapterkit.config.run import ModelConfig
+from adapterkit.errors import CheckFailedError
 from adapterkit.model import PeftModel
 from adapterkit.ondisk.names import plain
 from adapterkit.ondisk.reading import AdapterFiles
@@ -23,14 +25,19 @@ def adapted(files: AdapterFiles, base: str, *, device: str | None = None) -> Pef
     Raises:
         ConfigError: there is no such model.
         CheckpointError: the adapter does not fit it; names what is missing, unexpected or of another shape.
+        CheckFailedError: it fits, and was made on another model.
     """
     task_type = (files.config.task_type or "causal_lm").lower()
     task = tasks[task_type].model_validate({"name": task_type})
     options = _labels(files, task.wrapper_class().heads)
     model = load_base(ModelConfig(name_or_path=base), task, device=device, **options)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of another base: the question is whether it fits
-        found: PeftModel = PeftModel.from_pretrained(model, files.directory)
+        warnings.simplefilter("error", OtherBaseWarning)
+        warnings.filterwarnings("ignore", "for .*copying from a non-meta parameter")  # as it is meant, with "meta"
+        try:
+            found: PeftModel = PeftModel.from_pretrained(model, files.directory)
+        except OtherBaseWarning as warning:
+            raise CheckFailedError(str(warning)) from None
     return found
 
 

@@ -10,6 +10,9 @@ PREFIX, HEAD_PREFIX = "base_model.model.", "base_model."
 ARCHITECTURE, WEIGHTS = "adapterkit_base_architecture", "adapterkit_base_weights"
 """Metadata of the file: what kind of model the adapter was made on, and a fingerprint of its weights."""
 
+WRITER = "adapterkit_version"
+"""Metadata of an exported file: the version that wrote it."""
+
 
 def plain(key: str) -> str:
     """A tensor's name without a prefix."""

@@ -14,7 +14,7 @@ from adapterkit.config.base import CONFIG_NAME, PeftConfig
 from adapterkit.errors import CheckpointError, ConfigError
 from adapterkit.files import cached, current
 from adapterkit.ondisk.header import Entry, Header, read_header
-from adapterkit.ondisk.names import ARCHITECTURE, PICKLED_NAME, WEIGHTS, WEIGHTS_NAME
+from adapterkit.ondisk.names import ARCHITECTURE, PICKLED_NAME, WEIGHTS, WEIGHTS_NAME, WRITER
 from adapterkit.references import resolve
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -83,7 +83,7 @@ class AdapterFiles:
         if self.weights.suffix == ".safetensors":
             return read_header(self.weights)
         contents = resolve("adapterkit.checkpoint.files:read_file")(self.weights, "meta")
-        return Header({key: _entry(tensor) for key, tensor in contents.tensors.items()}, contents.metadata)
+        return Header({key: entry_of(tensor) for key, tensor in contents.tensors.items()}, contents.metadata)
 
     def tensors(self) -> Mapping[str, Any]:
         """The tensors by key, on the CPU. Imports torch.
@@ -108,15 +108,17 @@ class AdapterFiles:
         card = self.directory / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         own = re.search(r"^- adapterkit (\S+)", text, re.MULTILINE)
-        if own or any(key.startswith("adapterkit_") for key in self.header.metadata):
-            name = f"adapterkit {own[1]}" if own else "adapterkit"
+        metadata = self.header.metadata
+        if own or any(key.startswith("adapterkit_") for key in metadata):
+            name = f"adapterkit {metadata.get(WRITER) or (own[1] if own else '')}".rstrip()
             return f"{name}, in the format of PEFT {form}" if form else name
         found = re.search(r"^- PEFT (\S+)", text, re.MULTILINE)
         version = form or (found[1] if found else None)
         return f"PEFT {version}" if version else "unknown"
 
 
-def _entry(tensor: Any) -> Entry:
+def entry_of(tensor: Any) -> Entry:
+    """One of torch's tensors without its values."""
     return Entry(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor.numel() * tensor.element_size())
 
 

@@ -141,7 +141,8 @@ same up to rounding. The models are tiny, with random weights, and the adapters 
 Written by `python -m tests.interchange.matrix`; `tests/interchange/test_matrix.py` runs every cell anew and holds this
 page to it. `tests/interchange/test_special.py` goes through what no cell shows: heads, resized and tied embeddings,
 trained tokens, targeted embeddings, DoRA, patterns of ranks, several adapters in one directory, pickled files, and
-transformers' own `load_adapter`; `tests/interchange/test_serving.py` through what vLLM, SGLang, TGI and llama.cpp read.
+transformers' own `load_adapter`; `tests/interchange/test_serving.py` through what vLLM, SGLang, TGI and llama.cpp read,
+of which [serving.md](serving.md) tells.
 
 {table}
 

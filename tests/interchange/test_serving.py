@@ -34,6 +34,11 @@ def written(path, fields):
     model = get_peft_model(base, config)
     add_noise(model)
     model.save_pretrained(path)
+    return settings_and_sizes(path)
+
+
+def settings_and_sizes(path):
+    """An adapter's config, its tensors' shapes and types, and what the file says of itself."""
     settings = json.loads((path / "adapter_config.json").read_text())
     with safe_open(path / "adapter_model.safetensors", "pt") as file:
         tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118

@@ -56,14 +56,17 @@ def _check(name: str, adapter: Any, rank: int) -> None:
 @torch.no_grad()
 def _pad(adapter: Any, rank: int) -> None:
     a, b = adapter.factors()
-    _replace(adapter, (a, b), (_longer(a, rank, 0), _longer(b * adapter.scaling, rank, 1)))
+    _replace(adapter, (a, b), (longer(a, rank, 0), longer(b * adapter.scaling, rank, 1)))
     bias = getattr(getattr(adapter, "lora_B", None), "bias", None)
     if bias is not None:
         bias.mul_(adapter.scaling)
     adapter.r, adapter.scaling, adapter.padded = rank, 1.0, True
 
 
-def _longer(factor: Tensor, size: int, dim: int) -> Tensor:
+def longer(factor: Tensor, size: int, dim: int) -> Tensor:
+    """A factor with zeros added, up to this size; itself where it has it."""
+    if factor.shape[dim] == size:
+        return factor
     shape = list(factor.shape)
     shape[dim] = size - shape[dim]
     return torch.cat([factor, factor.new_zeros(shape)], dim)
