@@ -17,6 +17,8 @@ from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError
 from adapterkit.model import PeftModel
+from adapterkit.ondisk.reading import AdapterFiles
+from adapterkit.ondisk.soundness import problems
 from adapterkit.prompts.around import with_sizes
 from adapterkit.testing.case import frozen_state, same
 from adapterkit.testing.configs import ConfigLaws
@@ -143,6 +145,7 @@ class PromptContract(ConfigLaws):
     def test_files_are_exact(self, host: Host, tmp_path: Path) -> None:
         model, inputs = self.prompted(host), self.inputs(host)
         model.save_pretrained(tmp_path)
+        assert problems(AdapterFiles(tmp_path / "a")) == []  # they have what `PeftConfig.saved_forms` says
         with seeded(99):
             loaded = PeftModel.from_pretrained(host.make(), tmp_path / "a", "other", is_trainable=True).eval()
         assert type(loaded) is type(model)

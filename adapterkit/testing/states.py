@@ -15,6 +15,8 @@ from adapterkit.checkpoint.state import get_peft_model_state_dict
 from adapterkit.errors import CheckpointError
 from adapterkit.model import PeftModel
 from adapterkit.nn.adapter import Adapter
+from adapterkit.ondisk.reading import AdapterFiles
+from adapterkit.ondisk.soundness import problems
 from adapterkit.testing.case import AdapterCase, same, train
 from adapterkit.testing.toys import Toy, seeded
 
@@ -49,6 +51,7 @@ class StateLaws(AdapterCase):
         model, x = self.adapted(layer), self.inputs(layer)
         model.save_pretrained(tmp_path)
         directory = tmp_path / "a"
+        assert problems(AdapterFiles(directory)) == []  # they have what `PeftConfig.saved_forms` says
         with seeded(99):  # what was drawn at random is in the file, or comes from a seed in the config
             loaded = PeftModel.from_pretrained(Toy(copy.deepcopy(layer)), directory, "other")
         assert same(

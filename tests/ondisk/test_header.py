@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from adapterkit.errors import CheckpointError
 from adapterkit.ondisk.header import Entry, read_header
 
 NAME = "adapter_model.safetensors"
+_HEADER = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}'
+GAP = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(3)
+"""A file with a byte between its tensors."""
 
 
 def test_entries_are_those_of_the_tensors(saved):
@@ -39,10 +43,12 @@ def test_types_have_torchs_names(tmp_path, dtype):
     [
         (lambda whole: b"", "cut off"),
         (lambda whole: whole[:20], "cut off"),
-        (lambda whole: whole[:-4], "is cut off: its tensors take"),
-        (lambda whole: whole + b"more", "cannot be read"),
+        (lambda whole: whole[:-4], "is cut off: they take"),
+        (lambda whole: whole + b"more", "something after its tensors"),
         (lambda whole: whole[:8] + b"[" + whole[9:], "its header is not one"),
         (lambda whole: whole[:8] + whole[8:].replace(b"data_offsets", b"data_offset_"), "its header is not one"),
+        (lambda whole: whole.replace(b'"shape":[2,8]', b'"shape":[2,9]'), "its header is not one"),
+        (lambda whole: GAP, "b does not begin where the tensor before it ends"),
         (lambda whole: b"PK\x03\x04" + whole, "a pickled file"),
         (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
     ],
@@ -52,3 +58,5 @@ def test_what_is_no_whole_file_is_told(saved, content, word):
     path.write_bytes(content(path.read_bytes()))
     with pytest.raises(CheckpointError, match=word):
         read_header(path)
+    with pytest.raises(SafetensorError):
+        load_file(path)

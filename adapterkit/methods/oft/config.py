@@ -51,4 +51,5 @@ class OFTConfig(IndexedLayerConfig):
 
     @override
     def saved_forms(self) -> Sequence[Form]:
-        return ({"oft_R.weight": (self.r or "blocks", "numbers")},)
+        sizes = ("blocks", "numbers of a block")
+        return {"oft_R.weight": sizes}, {"oft_embedding_R.weight": sizes}
