@@ -14,23 +14,24 @@ from adapterkit.registry import tasks
 from adapterkit.train.models import load_base
 
 
-def adapted(files: AdapterFiles, base: str, *, device: str | None = None) -> PeftModel:
+def adapted(files: AdapterFiles, base: str, *, task: str | None = None, device: str | None = None) -> PeftModel:
     """The base model with the adapter.
 
     Args:
-        files: the adapter; its task decides which head the base has, and its head how many labels.
+        files: the adapter; its head says how many labels there are.
         base: a directory, a Hub id, or a built-in model.
+        task: whose head the base has; by default what the adapter's config says, else ``causal_lm``.
         device: ``"meta"`` loads neither's values.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or task.
         CheckpointError: the adapter does not fit it; names what is missing, unexpected or of another shape.
         CheckFailedError: it fits, and was made on another model.
     """
-    task_type = (files.config.task_type or "causal_lm").lower()
-    task = tasks[task_type].model_validate({"name": task_type})
-    options = _labels(files, task.wrapper_class().heads)
-    model = load_base(ModelConfig(name_or_path=base), task, device=device, **options)
+    name = task or (files.config.task_type or "causal_lm").lower()
+    chosen = tasks[name].model_validate({"name": name})
+    options = _labels(files, chosen.wrapper_class().heads)
+    model = load_base(ModelConfig(name_or_path=base), chosen, device=device, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error", OtherBaseWarning)
         warnings.filterwarnings("ignore", "for .*copying from a non-meta parameter")  # as it is meant, with "meta"

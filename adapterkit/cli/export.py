@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from adapterkit.cli.options import PLACES, Options
+from adapterkit.cli.options import PLACES, TASK, Options
 from adapterkit.errors import EXIT_CHECK, EXIT_OK, CheckFailedError, ConfigError, of_choices
 from adapterkit.ondisk.reading import AdapterFiles, locate
 from adapterkit.ondisk.servers import SERVERS, Fault, Server, advice, faults, file_faults
@@ -37,7 +37,7 @@ def export(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--to {given.to}: give a directory of its own, not that of the adapter, nor a file")
     from adapterkit.cli.portable import write  # only now: it imports torch
 
-    for line in write(files, servers, given.to, base=given.base, rank=given.rank):
+    for line in write(files, servers, given.to, base=given.base, rank=given.rank, task=given.task):
         print(line)
     return EXIT_OK
 
@@ -52,12 +52,15 @@ def _options() -> Options:
     )
     options.add_argument("adapter", metavar="DIR", help=PLACES)
     options.add_argument("--for", dest="programs", metavar="PROGRAM", help=f"{', '.join(SERVERS)}; several with commas")
-    options.add_argument("--to", type=Path, metavar="OUT", help="the directory to write")
+    options.add_argument(
+        "--to", type=Path, metavar="OUT", help="the directory to write; an adapter that is there is replaced"
+    )
     options.add_argument("--check", action="store_true", help="write nothing: list what each program cannot read")
     options.add_argument("--base", metavar="MODEL", help="the base model, for what becomes a LoRA adapter only with it")
     options.add_argument(
         "--rank", type=rank, metavar="RANK", help="its rank, or the share of the change's energy to keep, such as 0.99"
     )
+    options.add_argument("--task", metavar="NAME", help=TASK)
     options.add_argument("--json", action="store_true", help="with --check: print the findings as JSON")
     return options
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 from adapterkit.errors import ConfigError, did_you_mean
 
 PLACES = "a directory, a file in it, a run's directory, or a Hub id that is in the cache"
+TASK = "with --base: whose head it has, where the adapter's config says no task (causal_lm)"
 
 
 class Options(argparse.ArgumentParser):

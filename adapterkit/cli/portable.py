@@ -42,7 +42,13 @@ class Portable:
 
 
 def write(
-    files: AdapterFiles, servers: Mapping[str, Server], out: Path, *, base: str | None, rank: int | float | None
+    files: AdapterFiles,
+    servers: Mapping[str, Server],
+    out: Path,
+    *,
+    base: str | None,
+    rank: int | float | None,
+    task: str | None = None,
 ) -> Iterable[str]:
     """Write a sound adapter into ``out`` so that all of the programs serve it as it was trained.
 
@@ -52,6 +58,7 @@ def write(
         out: a directory, made if need be.
         base: the model it was made on, for what becomes a LoRA adapter only with it.
         rank: of that adapter, or the share of the change's energy that it has to have.
+        task: whose head the base has, where the config says none.
 
     Returns:
         what was done, a line each.
@@ -65,11 +72,12 @@ def write(
     _refuse([fault for fault in wrong if fault.cure not in curable])
     done = []
     if base is not None and rank is not None and any(fault.cure is Cure.CONVERTED for fault in wrong):
-        adapter, line = _converted(files, base, rank)
+        adapter, line = _converted(files, base, rank, task)
         done.append(line)
     else:
         adapter = Portable(files.config, files.tensors())
-    adapter = Portable(as_written(adapter.config, adapter.entries), adapter.tensors)
+    lists_targets = any(server.lists_targets for server in servers.values())
+    adapter = Portable(as_written(adapter.config, adapter.entries, lists_targets=lists_targets), adapter.tensors)
     folding = [fault for fault in _faults(servers, adapter.config, adapter.entries) if fault.cure is Cure.FOLDED]
     if folding and adapter.config.folding is not None:
         adapter = Portable(*resolve(adapter.config.folding)(adapter.config, adapter.tensors))
@@ -96,10 +104,10 @@ def _refuse(found: Iterable[Fault]) -> None:
         raise CheckFailedError("\n".join(["the adapter cannot be served, and nothing was written", *lines]))
 
 
-def _converted(files: AdapterFiles, base: str, rank: int | float) -> tuple[Portable, str]:
+def _converted(files: AdapterFiles, base: str, rank: int | float, task: str | None) -> tuple[Portable, str]:
     from adapterkit import convert_to_lora
 
-    conversion = convert_to_lora(adapted(files, base), rank)
+    conversion = convert_to_lora(adapted(files, base, task=task), rank)
     worst = max(conversion.errors, key=conversion.errors.__getitem__)
     config, tensors = conversion
     missing = f"at most {conversion.errors[worst]:.2g} of a layer's change is missing, at {worst}"

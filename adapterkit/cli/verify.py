@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from adapterkit.cli.options import PLACES, Options
-from adapterkit.errors import EXIT_CHECK, EXIT_OK, AdapterkitError
+from adapterkit.cli.options import PLACES, TASK, Options
+from adapterkit.errors import EXIT_CHECK, EXIT_OK, AdapterkitError, UnknownPluginError
 from adapterkit.ondisk.reading import AdapterFiles, locate
 from adapterkit.ondisk.soundness import not_finite, notes, problems
 
 
 def verify(arguments: Sequence[str]) -> int:
-    """``verify DIR [--values] [--base MODEL] [--json]``.
+    """``verify DIR [--values] [--base MODEL [--task NAME]] [--json]``.
 
     Raises:
-        ConfigError: there is no such directory.
+        ConfigError: there is no such directory, or task.
     """
     options = Options(
         "verify",
@@ -28,6 +28,7 @@ def verify(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--base", metavar="MODEL", help="match every tensor with this model, by its configuration alone, by torch"
     )
+    options.add_argument("--task", metavar="NAME", help=TASK)
     options.add_argument("--json", action="store_true", help="print the findings as JSON")
     given = options.parse_args(arguments)
     files = locate(given.adapter)
@@ -35,7 +36,7 @@ def verify(arguments: Sequence[str]) -> int:
     if not found and given.values:
         found += not_finite(files.tensors())
     if not found and given.base is not None:
-        found += _unfit(files, given.base)
+        found += _unfit(files, given.base, given.task)
     told = [] if found else notes(files)
     if given.json:
         print(json.dumps({"directory": str(files.directory), "problems": found, "notes": told}, indent=2))
@@ -51,11 +52,13 @@ def _lines(files: AdapterFiles, found: Sequence[str], told: Sequence[str]) -> li
     return [f"ok: {files.config.peft_type}, {count} tensors", *(f"  note: {line}" for line in told)]
 
 
-def _unfit(files: AdapterFiles, base: str) -> list[str]:
+def _unfit(files: AdapterFiles, base: str, task: str | None) -> list[str]:
     from adapterkit.cli.bases import adapted
 
     try:
-        adapted(files, base, device="meta")
+        adapted(files, base, task=task, device="meta")
+    except UnknownPluginError:
+        raise
     except AdapterkitError as error:
         return [str(error)]
     return []

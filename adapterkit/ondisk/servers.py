@@ -193,14 +193,14 @@ def _more(keys: list[str]) -> str:
     return f", and {len(keys) - 1} more like it" if len(keys) > 1 else ""
 
 
-def as_written(config: PeftConfig, tensors: Mapping[str, Entry]) -> PeftConfig:
-    """The config with what its file really has: names of the adapted modules for a pattern, and no `modules_to_save` of
-    which there is no tensor."""
+def as_written(config: PeftConfig, tensors: Mapping[str, Entry], *, lists_targets: bool) -> PeftConfig:
+    """The config of what its file really has: no `modules_to_save` of which there is no tensor and, if it is asked for,
+    the names of the adapted modules in the place of a pattern."""
     parts = parts_of(config, tensors)
     changes: dict[str, object] = {}
-    if isinstance(config, LayerConfig) and isinstance(config.target_modules, str) and parts.own:
+    if lists_targets and isinstance(config, LayerConfig) and not isinstance(config.target_modules, list):
         changes["target_modules"] = sorted(parts.own)
     whole = config.modules_to_save or []
-    if config.modules_to_save is not None and not any(f".{e}." in f".{k}" for e in whole for k in parts.others):
+    if not any(f".{each}." in f".{key}" for each in whole for key in parts.others):
         changes["modules_to_save"] = None
     return config.model_copy(update=changes)

@@ -160,6 +160,13 @@ def test_verify_matches_a_base(tmp_path, capsys):
     told = command(capsys, "verify", str(tmp_path), "--base", "builtin:llama")
     assert told.code == 4
     assert "target_modules: 'query' matches no module" in told.out
+    change(tmp_path, task_type=None)
+    told = command(capsys, "verify", str(tmp_path), "--base", "builtin:bert", "--task", "seq_cls")
+    assert (told.code, told.out) == (0, "ok: LORA, 6 tensors\n")
+    told = command(capsys, "verify", str(tmp_path), "--base", "builtin:bert", "--task", "seq_cl")
+    assert (told.code, told.out) == (2, "")
+    assert "no task named 'seq_cl'; did you mean 'seq_cls'?" in told.err
+    change(tmp_path, task_type="SEQ_CLS")
     rewrite(tmp_path, lambda t: t.update({k: torch.ones(2, 9) for k in t if "layer.0" in k and "lora_A" in k}))
     assert command(capsys, "verify", str(tmp_path)).code == 0
     told = command(capsys, "verify", str(tmp_path), "--base", "builtin:bert")
