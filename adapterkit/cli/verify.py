@@ -49,7 +49,8 @@ def _lines(files: AdapterFiles, found: Sequence[str], told: Sequence[str]) -> li
     if found:
         return [f"not sound: {files.directory}", *(f"! {line}" for line in found)]
     count = len(files.header.tensors)
-    return [f"ok: {files.config.peft_type}, {count} tensors", *(f"  note: {line}" for line in told)]
+    tensors = "tensors" if count > 1 else "tensor"
+    return [f"ok: {files.config.peft_type}, {count} {tensors}", *(f"  note: {line}" for line in told)]
 
 
 def _unfit(files: AdapterFiles, base: str, task: str | None) -> list[str]:

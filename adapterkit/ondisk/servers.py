@@ -143,6 +143,8 @@ def faults(server: Server, config: PeftConfig, tensors: Mapping[str, Entry]) -> 
 
 def file_faults(server: Server, files: AdapterFiles) -> list[Fault]:
     """What of the files, rather than of the adapter in them, a program cannot read."""
+    if files.config.peft_type not in server.methods:
+        return []
     found = [Fault(f"{key} is not in the config", Cure.WRITTEN) for key in server.keys if key not in files.settings]
     targets = getattr(files.config, "target_modules", [])
     if server.lists_targets and not isinstance(targets, list):
