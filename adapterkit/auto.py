@@ -9,9 +9,10 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
-from adapterkit.config.base import PeftConfig
+from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.files import fetch, hub_options
+from adapterkit.given import check_name, check_path
 from adapterkit.model import PeftModel, wrapper_for
 from adapterkit.registry import tasks
 
@@ -60,6 +61,10 @@ class AutoPeftModel:
         Raises:
             CheckpointError: the adapter is for another task, or does not say what its base is.
         """
+        check_path(pretrained_model_name_or_path, "pretrained_model_name_or_path")
+        if config is not None:
+            check_is_config(config, "config")
+        check_name(adapter_name)
         ours = {key: options.pop(key) for key in _FOR_ADAPTER & options.keys()}
         both = {key: options[key] for key in _FOR_BOTH & options.keys()}
         hub = hub_options({**ours, **both, "revision": revision})

@@ -11,9 +11,11 @@ from adapterkit.architectures import model_path
 from adapterkit.checkpoint.keys import targets_in
 from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.errors import CapabilityError
+from adapterkit.given import check_mapping, check_name
 from adapterkit.injection.tuner import Tuner
 from adapterkit.mixed import PeftMixedModel
 from adapterkit.model import PeftModel, wrapper_for
+from adapterkit.nn.module import check_is_module
 
 
 def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
@@ -51,7 +53,10 @@ def get_peft_model(
         TargetError: a stated module name matches nothing.
         CapabilityError: the method cannot adapt a target.
     """
+    check_is_module(model)
     check_is_config(peft_config)
+    if revision is not None:
+        check_name(revision, "revision")
     changes: dict[str, Any] = {"revision": revision} if revision else {}
     name = model_path(model)
     if name and not peft_config.base_model_name_or_path:
@@ -86,9 +91,11 @@ def inject_adapter_in_model(
         CheckpointError: no key of ``state_dict`` is of a module of this model.
     """
     check_is_config(peft_config)
+    check_is_module(model)
     if peft_config.is_prompt_learning:
         raise CapabilityError(f"{peft_config.peft_type} adapts a whole model's inputs: use get_peft_model")
     if state_dict is not None:
+        check_mapping(state_dict, "state_dict", "a mapping of tensors by key")
         narrowing = {"exclude_modules", "layers_to_transform", "layers_pattern"} & type(peft_config).model_fields.keys()
         named = {"target_modules": targets_in(state_dict, model), **dict.fromkeys(narrowing)}
         peft_config = peft_config.model_copy(update=named)

@@ -11,6 +11,7 @@ import torch
 
 from adapterkit.architectures import COLUMNS_FIRST, model_type
 from adapterkit.errors import CapabilityError, StateError
+from adapterkit.given import misfit
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.routing import looked_at_once
 from adapterkit.nn.selection import BASE, Routes
@@ -42,6 +43,8 @@ def _routes(tuner: Tuner, names: Sequence[str] | None, args: tuple[Any, ...], kw
         return None
     if tuner.merged_adapters:
         raise StateError("adapter_names cannot be used while adapters are merged: unmerge first")
+    if isinstance(names, str) or not isinstance(names, Sequence) or any(isinstance(name, list) for name in names):
+        raise misfit("adapter_names", names, "a list with the name of an adapter for every row")
     tuner.require(*(name for name in dict.fromkeys(names) if name != BASE))
     sizes = [len(v) for v in [*args, *kwargs.values()] if isinstance(v, torch.Tensor) and v.ndim]
     if sizes and len(names) not in sizes:  # what is the same for all rows may have one

@@ -4,6 +4,7 @@
 
     AdapterkitError                      exit 1   a fault that is not the user's configuration
     ├── ConfigError (ValueError)         exit 2   a setting cannot be honoured: the message names key, place and choices
+    │   ├── ArgumentError (TypeError)             an argument is of another type than is wanted
     │   ├── UnknownPluginError (KeyError)         no method or task of that name is installed
     │   ├── BrokenPluginError                     an installed plugin cannot be imported, or breaks the contract
     │   │   └── IncompatiblePluginError           it speaks another API version
@@ -35,6 +36,10 @@ class ConfigError(AdapterkitError, ValueError):
     """A setting that cannot be honoured."""
 
     exit_code = EXIT_CONFIG
+
+
+class ArgumentError(ConfigError, TypeError):
+    """An argument of another type than is wanted; names it, what was given and what is wanted."""
 
 
 class UnknownPluginError(ConfigError, KeyError):

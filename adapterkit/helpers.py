@@ -13,7 +13,8 @@ from torch import nn
 
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import AdapterkitError, CapabilityError, ConfigError
-from adapterkit.injection.lookup import tuner_of
+from adapterkit.given import check_number, check_path
+from adapterkit.injection.lookup import check_is_adapted, tuner_of
 from adapterkit.model import PeftModel
 
 _CALLED = ("forward", "generate")
@@ -21,6 +22,7 @@ _CALLED = ("forward", "generate")
 
 def check_if_peft_model(model_name_or_path: str | Path) -> bool:
     """Whether a directory, or a repository on the Hub, is an adapter's."""
+    check_path(model_name_or_path, "model_name_or_path")
     try:
         PeftConfig.from_pretrained(model_name_or_path)
     except AdapterkitError:
@@ -38,11 +40,10 @@ def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]
         multiplier: 0 gives the base model, 1 the adapted one.
 
     Raises:
-        ConfigError: ``multiplier`` is no number.
+        ArgumentError: ``multiplier`` is no number.
         CapabilityError: no adapter of the model has a scale.
     """
-    if not isinstance(multiplier, int | float):
-        raise ConfigError(f"multiplier={multiplier!r}: expected a number")
+    check_number(multiplier, "multiplier")
     tuner = tuner_of(model)
     parts: list[Any] = [part for name in tuner.known for _, part in tuner.parts(name)]
     before = [(part, part.scaling) for part in parts if isinstance(getattr(part, "scaling", None), int | float)]
@@ -90,6 +91,7 @@ def update_signature(model: PeftModel, method: str = "all") -> None:
 
 
 def _take_signature(model: PeftModel, name: str) -> None:
+    check_is_adapted(model)
     function: Any = getattr(type(model.get_base_model()), name, None)
     if function is not None:
         own: Any = getattr(type(model), name)

@@ -13,9 +13,10 @@ from torch import nn
 from adapterkit.checkpoint.files import Reading
 from adapterkit.checkpoint.identity import check_base
 from adapterkit.checkpoint.state import set_peft_model_state_dict
-from adapterkit.config.base import PeftConfig
+from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.errors import CapabilityError, ConfigError, StateError
-from adapterkit.injection.lookup import tuner_of
+from adapterkit.given import check_path, misfit
+from adapterkit.injection.lookup import plain, tuner_of
 from adapterkit.injection.tuner import Tuner
 from adapterkit.registry import referenced
 
@@ -45,7 +46,8 @@ def hotswap_adapter(
         CapabilityError: the new one is of another method.
         CheckpointError: the files cannot be read, or do not fit; nothing has changed then.
     """
-    model = getattr(model, "_orig_mod", model)
+    check_path(model_name_or_path, "model_name_or_path")
+    model = plain(model)
     tuner, reading = tuner_of(model), Reading.of(options)
     tuner.require_config([adapter_name], "hotswap_adapter")
     tuner.require_unmerged(adapter_name, "putting another in its place")
@@ -89,14 +91,18 @@ def prepare_model_for_compiled_hotswap(
         StateError: the model is compiled already, or has no adapter.
         CapabilityError: an adapter cannot be given another rank, or has a larger one.
     """
-    _check_compiled(model, check_compiled)
     tuner = tuner_of(model)
+    _check_compiled(model, check_compiled)
+    if target_rank is not None and (type(target_rank) is not int or target_rank < 1):
+        raise misfit("target_rank", target_rank, "a positive integer")
+    others = config.values() if isinstance(config, Mapping) else [config] if config is not None else []
+    for other in others:
+        check_is_config(other, "config")
     configs = {name: own for name, own in tuner.configs.items() if own is not None}
     if not configs:
         raise StateError("the model has no adapter: load the first one, then prepare the model, then compile it")
     for name, own in configs.items():
         tuner.configs[name] = _padded(tuner, name, own, target_rank)
-    others = config.values() if isinstance(config, Mapping) else [config] if config is not None else []
     for other in others if target_rank is not None else ():
         other.r = target_rank  # type: ignore[attr-defined]
 

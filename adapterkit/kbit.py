@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapterkit.given import check_mapping, misfit
 from adapterkit.nn import storage
+from adapterkit.nn.module import check_is_module
 
 
 def prepare_model_for_kbit_training(
@@ -31,6 +33,9 @@ def prepare_model_for_kbit_training(
     Returns:
         the same model.
     """
+    check_is_module(model)
+    if gradient_checkpointing_kwargs is not None:
+        check_mapping(gradient_checkpointing_kwargs, "gradient_checkpointing_kwargs", "a mapping of options")
     model.requires_grad_(False)
     backends = {storage.backend(module) for module in model.modules() if hasattr(module, "weight")} - {None}
     if all(storage.takes_any_type(name) for name in backends):
@@ -59,6 +64,9 @@ def cast_mixed_precision_params(model: nn.Module, dtype: torch.dtype) -> None:
 
     Quantised weights stay as they are.
     """
+    check_is_module(model)
+    if not isinstance(dtype, torch.dtype):
+        raise misfit("dtype", dtype, "a torch.dtype")
     for parameter in model.parameters():
         if parameter.is_floating_point() and not storage.keeps_type(parameter):
             parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)

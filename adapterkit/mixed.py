@@ -19,7 +19,9 @@ from typing_extensions import override
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.files import fetch, hub_options, write_text
+from adapterkit.given import check_path, names_of
 from adapterkit.model import PeftModel
+from adapterkit.nn.module import check_is_module
 from adapterkit.saved import trainable_as_before
 
 INDEX_NAME = "mixed_adapters.json"
@@ -56,7 +58,7 @@ class PeftMixedModel(PeftModel):
         Raises:
             StateError: an unknown name; lists the known ones.
         """
-        wanted = (adapter_name,) if isinstance(adapter_name, str) else tuple(adapter_name)
+        wanted = names_of(adapter_name)
         self.base_model.require(*wanted)
         super().set_adapter([name for name in self.peft_config if name in wanted], inference_mode)
 
@@ -67,7 +69,7 @@ class PeftMixedModel(PeftModel):
         Raises:
             StateError: one is unknown, or merged; nothing has changed then.
         """
-        names = (adapter_name,) if isinstance(adapter_name, str) else tuple(adapter_name)
+        names = names_of(adapter_name)
         self.base_model.require(*names)
         for name in names:
             super().delete_adapter(name)
@@ -88,7 +90,8 @@ class PeftMixedModel(PeftModel):
         )
         if not is_main_process:
             return
-        names = [n for n in self.peft_config if selected_adapters is None or n in selected_adapters]
+        selected = self.peft_config if selected_adapters is None else names_of(selected_adapters)
+        names = [n for n in self.peft_config if n in selected]
         index = {"adapters": names, "active_adapters": [n for n in self.active_adapters if n in names]}
         write_text(Path(save_directory) / INDEX_NAME, json.dumps(index, indent=2))
 
@@ -121,6 +124,8 @@ class PeftMixedModel(PeftModel):
         Raises:
             CheckpointError: the files cannot be read, or do not fit.
         """
+        check_is_module(model)
+        check_path(model_id, "model_id")
         index = _read_index(model_id, options)
         if index is None:
             return super().from_pretrained(model, model_id, adapter_name, is_trainable, config, **options)

@@ -21,6 +21,7 @@ from adapterkit.calls import kept_looked_at, prepare
 from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.config.prompt import PromptConfig
 from adapterkit.errors import CapabilityError, StateError
+from adapterkit.given import check_name, names_of
 from adapterkit.injection.making import with_heads
 from adapterkit.injection.operations import Operations
 from adapterkit.injection.tuner import Tuner
@@ -104,6 +105,7 @@ class PeftModel(Operations, Saved):
             StateError: the name is taken, or the method differs from the others' (see `PeftMixedModel`).
             TargetError: a stated module name matches nothing.
         """
+        check_name(adapter_name)
         check_is_config(peft_config)
         self._check_method(peft_config)
         config = self._with_heads(peft_config)
@@ -153,8 +155,9 @@ class PeftModel(Operations, Saved):
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Whether adapters receive gradients; which ones are active does not change."""
-        super().set_requires_grad(adapter_names, requires_grad)
-        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+        names = names_of(adapter_names, "adapter_names")
+        super().set_requires_grad(names, requires_grad)
+        for name in names:
             if name in self.prompt_encoder:
                 self.prompt_encoder[name].requires_grad_(requires_grad)
 

@@ -17,12 +17,13 @@ from adapterkit.checkpoint.identity import check_base, identity
 from adapterkit.checkpoint.keys import State, parts_of
 from adapterkit.checkpoint.lenient import Unmatched, made_of_what_matches, warn_of
 from adapterkit.checkpoint.state import LoadResult, get_peft_model_state_dict, take_state
-from adapterkit.config.base import PeftConfig
+from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.described import Described
+from adapterkit.given import DIRECTORY, check_name, check_path, names_of
 from adapterkit.hub.card import write_card
 from adapterkit.hub.uploading import upload
 from adapterkit.nn.adapter import LayerAdapter
-from adapterkit.nn.module import set_training
+from adapterkit.nn.module import check_is_module, set_training
 
 
 class Saved(Described):
@@ -78,7 +79,10 @@ class Saved(Described):
             TypeError: an unknown option.
             CheckpointError: the files cannot be written; those that were there are as before.
         """
-        names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        check_path(save_directory, "save_directory", DIRECTORY)
+        names = (
+            tuple(self.peft_config) if selected_adapters is None else names_of(selected_adapters, "selected_adapters")
+        )
         self.base_model.require_config(names, "save_pretrained")
         if not is_main_process:
             return
@@ -126,6 +130,7 @@ class Saved(Described):
 
     def create_or_update_model_card(self, output_dir: str | Path) -> None:
         """Write ``README.md`` with the metadata the Hub reads; what a person wrote in it is kept."""
+        check_path(output_dir, "output_dir", DIRECTORY)
         write_card(Path(output_dir), self)
 
     def push_to_hub(
@@ -194,6 +199,8 @@ class Saved(Described):
             CheckpointError: the files cannot be read, or do not fit, or are of another config than the adapter of that
                 name; the model is as before then.
         """
+        check_path(model_id, "model_id")
+        check_name(adapter_name)
         reading = Reading.of(options, strict=strict)
         config, known = reading.config(model_id), adapter_name in self.peft_config
         if known:
@@ -258,8 +265,11 @@ class Saved(Described):
         Raises:
             CheckpointError: the files cannot be read, or do not fit; the model is as before then.
         """
+        check_is_module(model)
+        check_path(model_id, "model_id")
         reading = Reading.of(options, strict=strict)
         config = reading.config(model_id) if config is None else config
+        check_is_config(config, "config")
         contents = reading.contents(model_id, torch_device)
         config = config.model_copy(update={"inference_mode": not is_trainable})
         with trainable_as_before(model):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from adapterkit.checkpoint.fit import differences
 from adapterkit.checkpoint.state import LoadResult
 from adapterkit.errors import CheckpointError, StateError
+from adapterkit.given import check_mapping
 from adapterkit.injection.lookup import tuner_of
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.copied import CopiedLayer
@@ -38,6 +39,7 @@ def set_base_model_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
         StateError: adapters are merged.
         CheckpointError: with ``strict``, what does not fit; nothing is changed then.
     """
+    check_mapping(state_dict, "state_dict", "a mapping of tensors by key")
     tuner = tuner_of(model)
     state = tuner.model.state_dict()
     keys = _keys(tuner, state)

@@ -20,6 +20,7 @@ from adapterkit.checkpoint.tensors import write_tensors
 from adapterkit.config.base import CONFIG_NAME, PeftConfig
 from adapterkit.errors import CapabilityError, CheckpointError, of_choices
 from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
+from adapterkit.given import check_path
 from adapterkit.ondisk.names import HEAD_PREFIX, PICKLED_NAME, PREFIX, WEIGHTS_NAME
 
 _ACCEPTED = frozenset({"use_auth_token", "resume_download", "proxies"})
@@ -185,6 +186,7 @@ def read_weights(
     **hub: Any,
 ) -> Contents:
     """`load_peft_weights`, with what the file says of itself."""
+    check_path(model_id, "model_id")
     contents = read_file(_weights_file(model_id, **hub), device)
     mapping = key_mapping or {}
     return contents._replace(tensors={_renamed(key, mapping): tensor for key, tensor in contents.tensors.items()})

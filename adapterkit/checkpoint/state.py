@@ -11,7 +11,8 @@ from adapterkit.architectures import model_type
 from adapterkit.checkpoint import embeddings
 from adapterkit.checkpoint.fit import differences, names_that_end
 from adapterkit.checkpoint.keys import State, given_by, parts_of, prefix_of
-from adapterkit.errors import CheckpointError
+from adapterkit.errors import CheckpointError, ConfigError
+from adapterkit.given import check_mapping, misfit
 from adapterkit.injection.lookup import plain, tuner_of
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import Adapter, LayerAdapter
@@ -65,6 +66,10 @@ def get_peft_model_state_dict(
     Returns:
         tensors by key, on the devices they are on, detached and not copied.
     """
+    if not isinstance(save_embedding_layers, bool) and save_embedding_layers != "auto":
+        raise ConfigError(f"save_embedding_layers={save_embedding_layers!r}: choices are True, False and 'auto'")
+    if state_dict is not None:
+        check_mapping(state_dict, "state_dict", "a mapping of tensors by key")
     model = plain(model)
     state = {prefix_of(model, key, adapter_name) + key: t for key, t in adapter_state(model, adapter_name).items()}
     if state_dict is not None:
@@ -108,6 +113,10 @@ def set_peft_model_state_dict(
         StateError: the adapter is merged.
         CheckpointError: with ``strict``, what does not fit, with the nearest names; nothing is changed then.
     """
+    check_mapping(peft_model_state_dict, "peft_model_state_dict", "a mapping of tensors by key")
+    for key, tensor in peft_model_state_dict.items():
+        if not isinstance(tensor, Tensor):
+            raise misfit(f"peft_model_state_dict[{key!r}]", tensor, "a tensor")
     copies = {key: tensor.clone() for key, tensor in peft_model_state_dict.items()}
     return take_state(model, copies, adapter_name, ignore_mismatched_sizes, strict=strict)
 

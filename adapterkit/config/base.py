@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean, of_choices
+from adapterkit.given import DIRECTORY, check_mapping, check_path, misfit
 from adapterkit.registry import implementation, methods, resolve, tasks
 
 CONFIG_NAME = "adapter_config.json"
@@ -246,6 +247,7 @@ class PeftConfig(StrictModel):
         """
         from adapterkit.files import write_text
 
+        check_path(save_directory, "save_directory", DIRECTORY)
         if auto_mapping_dict is not None:
             changes["auto_mapping"] = auto_mapping_dict
         text = self.to_json(**{"inference_mode": self.inference_mode, **changes})
@@ -276,6 +278,7 @@ class PeftConfig(StrictModel):
         Raises:
             ConfigError: a key is unknown or a value is not valid; names them all, and ``source``.
         """
+        check_mapping(data, source, "a mapping of fields")
         target = cls._class_for(data, source)
         allowed, content, refused = set(allow_unknown), {}, []
         for key, value in data.items():
@@ -320,6 +323,7 @@ class PeftConfig(StrictModel):
         Raises:
             CheckpointError: there is no such file, or it is not JSON.
         """
+        check_path(path, "path", "the path of a file")
         path = Path(path)
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -347,6 +351,7 @@ class PeftConfig(StrictModel):
         """
         from adapterkit.files import HUB_OPTIONS, fetch, hub_options
 
+        check_path(model_id, "model_id")
         allow_unknown = options.pop("allow_unknown", ())
         path = fetch(model_id, CONFIG_NAME, subfolder=subfolder, **hub_options(options))
         config = cls.from_json_file(path, allow_unknown=allow_unknown)
@@ -383,14 +388,10 @@ def summarize(error: ValidationError) -> str:
     return "; ".join(dict.fromkeys(lines))
 
 
-def check_is_config(given: object) -> None:
+def check_is_config(given: object, argument: str = "peft_config") -> None:
     """
     Raises:
-        ConfigError: this is no method's config of this package: PEFT's own class, a dictionary, a model.
+        ArgumentError: this is no method's config of this package: PEFT's own class, a dictionary, a model, a class.
     """
     if not isinstance(given, PeftConfig):
-        kind = type(given)
-        raise ConfigError(
-            f"a method's config of adapterkit is needed, and this is a {kind.__module__}.{kind.__qualname__}: make one "
-            "of the class of its name in adapterkit, or by PeftConfig.from_dict"
-        )
+        raise misfit(argument, given, "a config of adapterkit's: LoraConfig(...), or PeftConfig.from_dict(...),")

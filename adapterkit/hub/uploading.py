@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from adapterkit.given import check_name
 from adapterkit.hub.card import CARD_NAME
 from adapterkit.hub.errors import explained
 
@@ -39,6 +40,7 @@ def upload(
     Raises:
         CheckpointError: the Hub refuses, or cannot be reached.
     """
+    check_name(repo_id, "repo_id")
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)

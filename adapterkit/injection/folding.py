@@ -10,6 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from adapterkit.errors import StateError
+from adapterkit.given import names_of
 from adapterkit.nn.layer import AdaptedLayer
 from adapterkit.nn.selection import Selection
 
@@ -58,7 +59,7 @@ class Folding(nn.Module):
         Adapters that are merged already stay so, and the others come outside them: all are folded anew into the frozen
         weights, as by one call with all their names.
         """
-        names = self.selection.active if names is None else tuple(names)
+        names = self.selection.active if names is None else names_of(names, "adapter_names")
         self.require(*names)
         if merged := self.merged_adapters:
             self._merge_on(merged, names, keep=keep, safe=safe, requantise=requantise, progress=progress)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from torch import nn
 
+from adapterkit.given import misfit
 from adapterkit.injection.tuner import Tuner
+from adapterkit.nn.module import check_is_module
 
 COMPILED = "_orig_mod."
 """What `torch.compile` puts before the names of a model that it has compiled."""
 
 
 def tuner_of(model: nn.Module) -> Tuner:
-    """The tuner of a wrapped model, or a new one over a plain model with injected adapters."""
+    """The tuner of a wrapped model, or a new one over a plain model with injected adapters.
+
+    Raises:
+        ArgumentError: this is no module.
+    """
     model = plain(model)
     if isinstance(model, Tuner):
         return model
@@ -21,7 +27,21 @@ def tuner_of(model: nn.Module) -> Tuner:
     return Tuner(model)
 
 
+def check_is_adapted(given: object) -> None:
+    """
+    Raises:
+        ArgumentError: this is no `PeftModel`, nor one that is compiled or wrapped once more.
+    """
+    if not isinstance(given, nn.Module) or not hasattr(given, "peft_config"):
+        raise misfit("model", given, "a PeftModel")
+
+
 def plain(model: nn.Module) -> nn.Module:
-    """The model that was compiled, where ``model`` is what `torch.compile` made of it."""
+    """The model that was compiled, where ``model`` is what `torch.compile` made of it.
+
+    Raises:
+        ArgumentError: this is no module.
+    """
+    check_is_module(model)
     compiled = model._modules.get("_orig_mod")  # past __getattr__, which looks into what is wrapped
     return model if compiled is None else compiled

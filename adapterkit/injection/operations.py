@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from adapterkit.errors import CapabilityError
+from adapterkit.given import names_of
 from adapterkit.nn.combination import Combination
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Operations(nn.Module):
         Raises:
             StateError: unknown name; lists the known ones.
         """
-        wanted = (adapter_name,) if isinstance(adapter_name, str) else tuple(adapter_name)
+        wanted = names_of(adapter_name)
         before = self._tuner.selection.active
         self._tuner.activate(wanted)
         self.set_requires_grad([name for name in before if name not in wanted], False)
@@ -62,7 +63,7 @@ class Operations(nn.Module):
         Raises:
             StateError: a name is unknown; nothing is changed then.
         """
-        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        names = names_of(adapter_names, "adapter_names")
         self._tuner.require(*names)
         for name in names:
             self._tuner.set_trainable(name, requires_grad)
@@ -119,8 +120,10 @@ class Operations(nn.Module):
         """
         from adapterkit.injection.weighted import add_weighted, check_adapters  # which imports the tuner
 
+        adapters = names_of(adapters, "adapters")
         check_adapters(self._tuner, adapters)
-        kind = combination_type or self._tuner.configs[adapters[0]].adapter_class().combination
+        own = self._tuner.configs[adapters[0]].adapter_class().combination
+        kind = own if combination_type is None else combination_type
         how = Combination(kind, svd_rank, svd_clamp, density, majority_sign_method)
         add_weighted(self._tuner, adapters, weights, adapter_name, how)
 

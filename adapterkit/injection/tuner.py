@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
-from adapterkit.config.base import PeftConfig
+from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.errors import StateError, of_choices
+from adapterkit.given import check_name, names_of
 from adapterkit.injection import encoders, replication
 from adapterkit.injection.folding import Folding
 from adapterkit.injection.gradients import Gradients
@@ -24,7 +25,7 @@ from adapterkit.injection.schedules import Schedules
 from adapterkit.nn import storage
 from adapterkit.nn.copied import CopiedLayer, trainable_copy
 from adapterkit.nn.layer import SLOTS, AdaptedLayer
-from adapterkit.nn.module import set_training
+from adapterkit.nn.module import check_is_module, set_training
 from adapterkit.nn.parameters import ParameterAdapters
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import LayerView
@@ -51,6 +52,7 @@ class Tuner(Operations, Folding):
         adapter_name: str = "default",
         low_cpu_mem_usage: bool = False,
     ) -> None:
+        check_is_module(model)
         super().__init__()
         self.model = model
         self.selection: Selection = Selection()
@@ -154,6 +156,8 @@ class Tuner(Operations, Folding):
             TargetError: a stated name matches nothing.
             CapabilityError: a target is of a kind the method cannot adapt.
         """
+        check_name(name)
+        check_is_config(config)
         if name in self.known:
             raise StateError(f"an adapter named {name!r} is there already")
         if "." in name:
@@ -280,6 +284,7 @@ class Tuner(Operations, Folding):
         """
         for name in names:
             if name not in self.known:
+                check_name(name)
                 raise StateError(f"no adapter named {name!r}{of_choices(name, self.known, 'Adapters:')}")
 
     def require_config(self, names: Sequence[str], doing: str) -> None:
@@ -353,7 +358,7 @@ class Tuner(Operations, Folding):
     def unload(self, *, merge: bool = False, names: Sequence[str] | None = None, **options: bool) -> nn.Module:
         """The plain base model again, with the adapters folded in or without them; options are `merge`'s. This tuner is
         empty afterwards. Adapters that are merged already are folded in, too, innermost."""
-        chosen = self.selection.active if names is None else tuple(names)
+        chosen = self.selection.active if names is None else names_of(names, "adapter_names")
         if merge:
             chosen = tuple(dict.fromkeys([*self.merged_adapters, *chosen]))
             self.merge_for_good(chosen, **options)

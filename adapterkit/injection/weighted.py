@@ -11,6 +11,7 @@ from torch import nn
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig
 from adapterkit.errors import CapabilityError, StateError, of_choices
+from adapterkit.given import check_name, check_number, numbers_of
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import KINDS, MAJORITIES, SVD_KINDS, Combination
@@ -36,6 +37,7 @@ def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float]
         StateError: an adapter is unknown, or ``name`` is taken.
         CapabilityError: the method has no such combination, or not of these settings, or of these adapters.
     """
+    weights = numbers_of(weights, "weights")
     _check(tuner, adapters, weights, name, how)
     same = len(adapters) == 1 and weights[0] == 1 and how.svd_rank is None and how.density in (None, 1)
     config = tuner.configs[adapters[0]] if same else _config(tuner, adapters, how)
@@ -55,6 +57,7 @@ def add_weighted(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float]
 
 def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name: str, how: Combination) -> None:
     check_adapters(tuner, adapters)
+    check_name(name)
     if len(adapters) != len(weights) or len(set(adapters)) < len(adapters):
         raise StateError(f"{len(weights)} weights for the adapters {list(adapters)}: each needs one, and stands once")
     if name in tuner.configs:
@@ -66,15 +69,20 @@ def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name
 
 
 def _check_settings(how: Combination) -> None:
+    check_name(how.kind, "combination_type")
+    check_name(how.majority_sign_method, "majority_sign_method")
     choices = (*KINDS, *SVD_KINDS)
     if how.kind not in choices:
         raise CapabilityError(f"no combination {how.kind!r}{of_choices(how.kind, choices)}")
+    for field in ("density", "svd_rank", "svd_clamp"):
+        if getattr(how, field) is not None:
+            check_number(getattr(how, field), field)
     if how.density is not None and not 0 < how.density <= 1:
         raise CapabilityError(
             f"density is the share of the numbers that is kept, above 0 and at most 1, not {how.density}"
         )
-    if how.svd_rank is not None and how.svd_rank < 1:
-        raise CapabilityError(f"svd_rank is the rank of the combination, at least 1, not {how.svd_rank}")
+    if how.svd_rank is not None and (how.svd_rank < 1 or not isinstance(how.svd_rank, int)):
+        raise CapabilityError(f"svd_rank is the rank of the combination, an integer from 1, not {how.svd_rank}")
     if how.svd_clamp is not None and not 0 <= how.svd_clamp <= 1:
         raise CapabilityError(f"svd_clamp is a quantile, from 0 to 1, not {how.svd_clamp}")
     if how.majority_sign_method not in MAJORITIES:

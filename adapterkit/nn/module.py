@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError
+from adapterkit.given import misfit
 
 _NEW = vars(nn.Module())
 """What every module is made with."""
@@ -122,6 +123,15 @@ def empty(*shape: int) -> Tensor:
 @lru_cache(maxsize=1000)
 def _shaped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=META)
+
+
+def check_is_module(given: object, argument: str = "model") -> None:
+    """
+    Raises:
+        ArgumentError: this is no module: a config, a class, a path.
+    """
+    if not isinstance(given, nn.Module):
+        raise misfit(argument, given, "a torch.nn.Module")
 
 
 def modules_in(root: nn.Module) -> list[nn.Module]:

@@ -19,6 +19,7 @@ from adapterkit.checkpoint.files import write_adapter
 from adapterkit.checkpoint.keys import prefix_of
 from adapterkit.checkpoint.state import adapter_state
 from adapterkit.errors import CapabilityError, ConfigError, StateError
+from adapterkit.given import DIRECTORY, check_path
 from adapterkit.injection.lookup import tuner_of
 from adapterkit.injection.tuner import Tuner
 from adapterkit.methods.lora.config import LoraConfig
@@ -83,7 +84,7 @@ def convert_to_lora(
         CapabilityError: an adapter's change is no change of a weight.
         StateError: an adapter is merged.
     """
-    if not (isinstance(rank, int) and rank > 0) and not (isinstance(rank, float) and 0 < rank <= 1):
+    if rank is True or (not (isinstance(rank, int) and rank > 0) and not (isinstance(rank, float) and 0 < rank <= 1)):
         raise ConfigError(f"rank={rank!r}: a positive integer, or a share of the energy above 0.0 and up to 1.0")
     tuner = tuner_of(model)
     tuner.require(adapter_name)
@@ -118,6 +119,7 @@ def save_as_lora(
     Returns:
         by layer, the part of the change that is missing.
     """
+    check_path(path, "path", DIRECTORY)
     converted = convert_to_lora(model, rank, adapter_name, progressbar, compile_kwargs)
     config, state = converted
     write_adapter(Path(path), state, config.to_json())

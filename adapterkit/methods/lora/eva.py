@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import ConfigError, StateError, TrainingError
+from adapterkit.given import check_mapping
+from adapterkit.injection.lookup import check_is_adapted
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, in_mode, observing, on_device, targets_of
 from adapterkit.methods.lora.pca import Directions
@@ -213,6 +215,10 @@ def initialize_lora_eva_weights(
         ConfigError: the adapter starts otherwise, or neither batches nor factors are given.
         StateError: several adapters are active.
     """
+    check_is_adapted(model)
+    if eva_state_dict is not None:
+        check_mapping(eva_state_dict, "eva_state_dict", "a mapping of tensors by layer")
+    model.base_model.require_config([adapter_name], "initialize_lora_eva_weights")
     config = model.peft_config[adapter_name]
     if config.init_lora_weights != "eva":
         raise ConfigError(f"adapter {adapter_name!r} has init_lora_weights={config.init_lora_weights!r}, not 'eva'")

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from adapterkit.errors import CapabilityError, CheckpointError
 from adapterkit.files import fetch
+from adapterkit.given import check_path
+from adapterkit.injection.lookup import check_is_adapted
 from adapterkit.methods.lora.init import leading
 from adapterkit.nn import storage
 
@@ -40,6 +42,9 @@ def replace_lora_weights_loftq(
         CapabilityError: no layer of the adapter is quantised.
         CheckpointError: the weights are not there.
     """
+    check_is_adapted(peft_model)
+    if model_path is not None:
+        check_path(model_path, "model_path")
     tuner = peft_model.base_model
     tuner.require(adapter_name)
     layers = {

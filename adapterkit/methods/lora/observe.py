@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError, CheckpointError, first_line
+from adapterkit.given import misfit
+from adapterkit.injection.lookup import check_is_adapted
 from adapterkit.injection.making import Maker, with_heads
 from adapterkit.methods.lora.config import LoraConfig
+from adapterkit.nn.module import check_is_module
 from adapterkit.nn.selection import Selection
 from adapterkit.nn.view import kind_of
 from adapterkit.registry import tasks
@@ -28,6 +31,9 @@ def targets_of(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
     Raises:
         CapabilityError: some of what it would adapt is no linear layer.
     """
+    check_is_module(model)
+    if not isinstance(config, LoraConfig):
+        raise misfit("config", config, "a LoraConfig")
     modules = modules_of(model)
     if config.task_type is not None:
         config = with_heads(config, modules, tasks[config.task_type.lower()].wrapper_class().heads)  # type: ignore[assignment]
@@ -43,6 +49,7 @@ def targets_of(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
 
 def frozen_of(model: Any, adapter_name: str) -> dict[str, nn.Module]:
     """The frozen layers that an adapter of an adapted model is at, by name."""
+    check_is_adapted(model)
     model.base_model.require(adapter_name)
     layers = model.base_model.layers.items()
     return {name: layer.base_layer for name, layer in layers if adapter_name in layer.adapters}

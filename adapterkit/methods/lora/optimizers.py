@@ -24,7 +24,10 @@ from transformers.trainer_pt_utils import get_parameter_names
 from typing_extensions import override
 
 from adapterkit.errors import CapabilityError, ConfigError
+from adapterkit.given import check_number, misfit
+from adapterkit.injection.lookup import check_is_adapted
 from adapterkit.methods.lora.adapter import LoraAdapter
+from adapterkit.nn.module import check_is_module
 
 _DAMPING = 1e-8  # keeps A A^T invertible
 
@@ -42,6 +45,10 @@ def create_loraplus_optimizer(
         kwargs: ``loraplus_lr_embedding``: the rate on embeddings, 1e-6 if not given; ``loraplus_weight_decay``: weight
             decay of all but biases and norms, 0 if not given; and what else ``optimizer_cls`` takes.
     """
+    check_is_module(model)
+    if not (isinstance(optimizer_cls, type) and issubclass(optimizer_cls, Optimizer)):
+        raise misfit("optimizer_cls", optimizer_cls, "an optimizer's class")
+    check_number(loraplus_lr_ratio, "loraplus_lr_ratio")
     decay = kwargs.pop("loraplus_weight_decay", 0.0)
     embedding_lr = kwargs.pop("loraplus_lr_embedding", 1e-6)
     decayed = {name for name in get_parameter_names(model, ALL_LAYERNORM_LAYERS) if "bias" not in name}
@@ -173,6 +180,7 @@ def create_lorafa_optimizer(
         ConfigError: a config has another rank, alpha or scale.
         CapabilityError: an adapter's change is not ``s B A``, as with DoRA.
     """
+    check_is_adapted(model)
     stated = {"r": r, "lora_alpha": lora_alpha, **({} if use_rslora is None else {"use_rslora": use_rslora})}
     for name in model.active_adapters:
         for field, value in stated.items():
