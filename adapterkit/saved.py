@@ -22,6 +22,7 @@ from adapterkit.described import Described
 from adapterkit.given import DIRECTORY, check_name, check_path, names_of
 from adapterkit.hub.card import write_card
 from adapterkit.hub.uploading import upload
+from adapterkit.injection.lookup import pattern_name
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.module import check_is_module, set_training
 
@@ -204,7 +205,8 @@ class Saved(Described):
         reading = Reading.of(options, strict=strict)
         config, known = reading.config(model_id), adapter_name in self.peft_config
         if known:
-            check_config(config, self.peft_config[adapter_name], adapter_name, model_id)
+            places = [pattern_name(target, part) for target, part in self.base_model.parts(adapter_name)]
+            check_config(config, self.peft_config[adapter_name], adapter_name, model_id, places)
         contents = reading.contents(model_id, torch_device)
         unmatched: Unmatched = {}
         if not known:

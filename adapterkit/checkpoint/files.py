@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import signature
@@ -18,6 +18,7 @@ from torch import Tensor
 from adapterkit.checkpoint.keys import State
 from adapterkit.checkpoint.tensors import write_tensors
 from adapterkit.config.base import CONFIG_NAME, PeftConfig
+from adapterkit.config.layer import pattern_value
 from adapterkit.errors import CapabilityError, CheckpointError, of_choices
 from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
 from adapterkit.given import check_path
@@ -103,8 +104,10 @@ _SILENT = frozenset({
 """Fields in which a file may differ from the adapter that it is loaded into."""
 
 
-def check_config(found: PeftConfig, held: PeftConfig, name: str, source: str | Path) -> None:
-    """Whether a file's tensors mean in adapter ``name`` what they mean in the file.
+def check_config(
+    found: PeftConfig, held: PeftConfig, name: str, source: str | Path, places: Iterable[str] = ()
+) -> None:
+    """Whether a file's tensors mean in adapter ``name``, which is at ``places``, what they mean in the file.
 
     Raises:
         CheckpointError: the file's config says otherwise; names every key that differs, with both values.
@@ -117,6 +120,10 @@ def check_config(found: PeftConfig, held: PeftConfig, name: str, source: str | P
         values = held.start_fields[key]
         if values is None or (own[key] in values and theirs.get(key) in values):
             differing.remove(key)
+    for key in getattr(held, "pattern_fields", {}).keys() & differing:
+        patterns: list[Any] = [content.get(key) or {} for content in (theirs, own)]
+        if all(pattern_value(patterns[0], place) == pattern_value(patterns[1], place) for place in places):
+            differing.remove(key)  # one may have names that match nothing here
     if differing:
         listed = "; ".join(f"{key}={theirs.get(key)!r}, not {own[key]!r}" for key in differing)
         raise CheckpointError(

@@ -7,6 +7,7 @@ from torch import nn
 from adapterkit.given import misfit
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.module import check_is_module
+from adapterkit.nn.parameters import ParameterView
 
 COMPILED = "_orig_mod."
 """What `torch.compile` puts before the names of a model that it has compiled."""
@@ -25,6 +26,13 @@ def tuner_of(model: nn.Module) -> Tuner:
     if isinstance(held, Tuner):
         return held
     return Tuner(model)
+
+
+def pattern_name(target: str, part: nn.Module) -> str:
+    """The name by which patterns find what is at layer ``target``: the layer's, or that of a parameter in it."""
+    view = getattr(part, "layer", None)
+    inside = view.part if isinstance(view, ParameterView) else ""
+    return f"{target}.{inside}" if inside else target
 
 
 def check_is_adapted(given: object) -> None:

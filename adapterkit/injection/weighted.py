@@ -12,6 +12,7 @@ from adapterkit.config.base import PeftConfig
 from adapterkit.config.layer import LayerConfig
 from adapterkit.errors import CapabilityError, StateError, of_choices
 from adapterkit.given import check_name, check_number, numbers_of
+from adapterkit.injection.lookup import pattern_name
 from adapterkit.injection.tuner import Tuner
 from adapterkit.nn.adapter import LayerAdapter
 from adapterkit.nn.combination import KINDS, MAJORITIES, SVD_KINDS, Combination
@@ -62,21 +63,25 @@ def _check(tuner: Tuner, adapters: Sequence[str], weights: Sequence[float], name
         raise StateError(f"{len(weights)} weights for the adapters {list(adapters)}: each needs one, and stands once")
     if name in tuner.configs:
         raise StateError(f"an adapter named {name!r} is there already")
+    _check_types(how)
     _check_settings(how)
     kinds = {tuner.configs[n].peft_type for n in adapters}
     if len(kinds) > 1 or not isinstance(tuner.configs[adapters[0]], LayerConfig):
         raise CapabilityError(f"only adapters of one layer method can be combined, not {', '.join(sorted(kinds))}")
 
 
-def _check_settings(how: Combination) -> None:
+def _check_types(how: Combination) -> None:
     check_name(how.kind, "combination_type")
     check_name(how.majority_sign_method, "majority_sign_method")
-    choices = (*KINDS, *SVD_KINDS)
-    if how.kind not in choices:
-        raise CapabilityError(f"no combination {how.kind!r}{of_choices(how.kind, choices)}")
     for field in ("density", "svd_rank", "svd_clamp"):
         if getattr(how, field) is not None:
             check_number(getattr(how, field), field)
+
+
+def _check_settings(how: Combination) -> None:
+    choices = (*KINDS, *SVD_KINDS)
+    if how.kind not in choices:
+        raise CapabilityError(f"no combination {how.kind!r}{of_choices(how.kind, choices)}")
     if how.density is not None and not 0 < how.density <= 1:
         raise CapabilityError(
             f"density is the share of the numbers that is kept, above 0 and at most 1, not {how.density}"
@@ -115,9 +120,8 @@ def _methods_own(tuner: Tuner, name: str) -> dict[tuple[str, bool], LayerAdapter
     for target, part in tuner.parts(name):
         if isinstance(part, LayerAdapter) and part.is_method:
             view = part.layer
-            inside = view.part if isinstance(view, ParameterView) else ""
-            is_module = not inside or "." in view.name  # type: ignore[attr-defined]
-            found[f"{target}.{inside}" if inside else target, is_module] = part
+            is_module = not isinstance(view, ParameterView) or not view.part or "." in view.name
+            found[pattern_name(target, part), is_module] = part
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 
 from adapterkit import LoraConfig, PeftModel, get_peft_model
 from adapterkit.errors import CheckpointError, TargetError
+from tests.models import lora, net
 from tests.parity.bases import IDS, llama
 from tests.parity.helpers import peft, peft_model, quiet, run
 
@@ -46,6 +47,22 @@ def test_names_that_match_nothing_are_left_out(saved):
     assert (config.target_modules, config.modules_to_save) == (["q_proj", "v_proj"], ["lm_head"])
     with pytest.raises(TargetError, match="'query' matches no module"):
         get_peft_model(llama(), LoraConfig(target_modules=FIELDS["target_modules"]))
+
+
+def test_an_adapter_of_which_names_were_left_out_is_loaded_over_itself(tmp_path):
+    made = get_peft_model(net(), lora(alpha_pattern={"layers.0.query": 5, "layers.1.query": 7}))
+    made.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    patterns = config["alpha_pattern"]
+    write = (tmp_path / "adapter_config.json").write_text
+    write(json.dumps({**config, "alpha_pattern": {"layers.9.query": 4, **patterns}}))
+    with pytest.warns(UserWarning, match=r"left out .* alpha_pattern: 'layers\.9\.query'"):
+        model = PeftModel.from_pretrained(net(), tmp_path)
+    model.load_adapter(tmp_path, "default")
+    for other in ({**patterns, "layers.0.query": 6}, {"layers.9.query": 4}):
+        write(json.dumps({**config, "alpha_pattern": other}))
+        with pytest.raises(CheckpointError, match="another config than adapter 'default': alpha_pattern="):
+            model.load_adapter(tmp_path, "default")
 
 
 def test_a_tensor_of_what_is_not_there_is_refused(saved):
