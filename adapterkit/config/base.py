@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean, of_choices
 from adapterkit.given import DIRECTORY, check_mapping, check_path, misfit
@@ -31,6 +31,20 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False, defer_build=True
     )
+
+    only_with: ClassVar[Mapping[str, tuple[str, Any]]] = {}
+    """Fields that do something only where another field has a value, ``{"eps": ("coft", True)}``: true is any that is
+    not false, empty or none."""
+
+    def idle(self) -> str:
+        """Which field is set and does nothing, beside what the others say; empty if there is none."""
+        for field, (other, needed) in self.only_with.items():
+            value, given = getattr(self, field), getattr(self, other)
+            if bool(given) if needed is True else given == needed:
+                continue
+            if value != type(self).model_fields[field].get_default(call_default_factory=True):
+                return f"{field}={value!r} would do nothing without {other}" + ("" if needed is True else f"={needed}")
+        return ""
 
 
 def _plain_value(value: Any) -> Any:
@@ -159,6 +173,17 @@ class PeftConfig(StrictModel):
     modules_to_save: Names | None = Field(
         None, description="Modules trained and saved whole beside the adapter, by name or name suffix: heads."
     )
+
+    @model_validator(mode="after")
+    def _what_is_set_does_something(self) -> Self:
+        parts: list[StrictModel] = [
+            self,
+            *(value for value in self.__dict__.values() if isinstance(value, StrictModel)),
+        ]
+        fault = next((fault for part in parts if (fault := part.idle())), "")
+        if fault and not self.inference_mode:  # files of adapters may say more than they mean
+            raise ValueError(fault)
+        return self
 
     @property
     def is_prompt_learning(self) -> bool:

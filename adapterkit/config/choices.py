@@ -68,6 +68,15 @@ Optimizer = Literal[
 ]
 """Optimizers of transformers."""
 
+_OTHERS = (
+    "adafactor", "adagrad", "adalomo", "galore", "grokadamw", "lomo", "rmsprop", "schedule_free_sgd", "sgd"
+)  # fmt: skip
+WITHOUT_BETAS = tuple(name for name in get_args(Optimizer) if name.startswith(_OTHERS))
+"""Those that transformers gives neither Adam's coefficients nor its epsilon."""
+
+WITHOUT_EPSILON = tuple(name for name in get_args(Optimizer) if name in WITHOUT_BETAS or "lion" in name)
+"""Those that it gives no epsilon."""
+
 FSDP_OPTIONS = (
     "full_shard",
     "shard_grad_op",

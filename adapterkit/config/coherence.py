@@ -107,7 +107,7 @@ def _built_in(run: RunConfig, task: TaskConfig) -> Iterator[Misfit]:
         if getattr(run.model, key):
             message = f"{name} is too small to be quantised: name another model by model.name_or_path"
             yield Misfit(("model", key), True, message)
-    for key in ("revision", "subfolder"):
+    for key in ("revision", "subfolder", *(() if run.model.tokenizer else ("trust_remote_code",))):
         if value := getattr(run.model, key):
             message = f"would do nothing, as {name} is built in: name another model by model.name_or_path"
             yield Misfit(("model", key), value, message)

@@ -44,6 +44,10 @@ class WordPromptConfig(PromptConfig):
         ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
     )
 
+    only_with: ClassVar[Mapping[str, tuple[str, Any]]] = dict.fromkeys(
+        ("prompt_tuning_init_text", "tokenizer_name_or_path"), ("prompt_tuning_init", "TEXT")
+    )
+
     prompt_tuning_init: str = Field("RANDOM", description="How the virtual tokens start.")
     prompt_tuning_init_text: Text | None = Field(
         None, description="With TEXT: the text whose tokens they start from, repeated or cut to their number."

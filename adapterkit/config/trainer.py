@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,16 @@ from pydantic import (
 )
 
 from adapterkit.config.base import StrictModel, Text, as_names
-from adapterkit.config.choices import EVALUATING, FSDP_OPTIONS, WITHOUT_WARM_UP, Logger, Optimizer, Scheduler
+from adapterkit.config.choices import (
+    EVALUATING,
+    FSDP_OPTIONS,
+    WITHOUT_BETAS,
+    WITHOUT_EPSILON,
+    WITHOUT_WARM_UP,
+    Logger,
+    Optimizer,
+    Scheduler,
+)
 from adapterkit.errors import did_you_mean
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -50,6 +59,13 @@ def _not_zero(steps: int) -> int:
 
 class TrainerConfig(StrictModel):
     """Keys of `transformers.TrainingArguments`, by their own names, and a few of ours at the end."""
+
+    only_with: ClassVar[dict[str, tuple[str, Any]]] = {
+        "gradient_checkpointing_kwargs": ("gradient_checkpointing", True),
+        "early_stopping_threshold": ("early_stopping_patience", True),
+        "fsdp_config": ("fsdp", True),
+        "run_name": ("report_to", True),
+    }
 
     learning_rate: PositiveFloat | None = Field(None, description="Peak learning rate; null takes the method's own.")
     num_train_epochs: PositiveFloat = Field(3.0, description="Passes over the training data, unless max_steps is set.")
@@ -138,12 +154,6 @@ class TrainerConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _options_of_what_is_used(self) -> Self:
-        if self.fsdp_config is not None and not self.fsdp:
-            raise ValueError("fsdp_config has no effect without fsdp=true")
-        return self
-
-    @model_validator(mode="after")
     def _one_half_type(self) -> Self:
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other")
@@ -177,10 +187,12 @@ class TrainerConfig(StrictModel):
                 raise ValueError(
                     f"{what}_steps={steps:g} would do nothing: set trainer.{what}_strategy to steps, which is epoch"
                 )
-        if self.gradient_checkpointing_kwargs and not self.gradient_checkpointing:
-            raise ValueError("gradient_checkpointing_kwargs would do nothing without trainer.gradient_checkpointing")
-        if self.early_stopping_threshold and self.early_stopping_patience is None:
-            raise ValueError("early_stopping_threshold would do nothing without trainer.early_stopping_patience")
+        for key in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+            without = WITHOUT_EPSILON if key == "adam_epsilon" else WITHOUT_BETAS
+            if self.optim in without and (value := getattr(self, key)) != _default_of(key):
+                raise ValueError(f"{key}={value:g} would do nothing: optim={self.optim} does not read it")
+        if fault := self.idle():
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

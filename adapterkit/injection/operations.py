@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -114,6 +115,8 @@ class Operations(nn.Module):
             density: share of the numbers that pruning keeps, above 0 and at most 1.
             majority_sign_method: whether TIES settles on a sign by the sum of the values or by counting.
 
+        A setting that the combination does not read is told in a warning.
+
         Raises:
             StateError: there is no adapter, one is unknown or without a config, or the name is taken.
             CapabilityError: the method has no such combination, or not of these settings, or of these adapters.
@@ -126,6 +129,8 @@ class Operations(nn.Module):
         kind = own if combination_type is None else combination_type
         how = Combination(kind, svd_rank, svd_clamp, density, majority_sign_method)
         add_weighted(self._tuner, adapters, weights, adapter_name, how)
+        if unused := how.unused():
+            warnings.warn(unused, UserWarning, stacklevel=2)
 
     def merge_adapter(
         self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False, *, requantise: bool = False

@@ -44,6 +44,20 @@ class Combination:
         """Whether the whole change is formed, and factorised anew."""
         return self.kind == "svd" or self.kind in SVD_KINDS
 
+    def unused(self) -> str:
+        """Which setting is stated and does nothing in a combination of this kind, and in which it does; or nothing."""
+        pruning = tuple(kind for kind in (*KINDS, *SVD_KINDS) if kind.removesuffix("_svd") in PRUNING)
+        uses = {
+            "svd_rank": ("svd", *SVD_KINDS),
+            "svd_clamp": ("svd", *SVD_KINDS),
+            "density": pruning,
+            "majority_sign_method": tuple(kind for kind in pruning if "ties" in kind),
+        }
+        for name, kinds in uses.items():
+            if getattr(self, name) != getattr(type(self), name) and self.kind not in kinds:
+                return f"{name} would do nothing in a combination of type {self.kind!r}: it is for {', '.join(kinds)}"
+        return ""
+
     def combine(self, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """The combination of tensors of one shape, each with its weight."""
         kind = self.kind.removesuffix("_svd")

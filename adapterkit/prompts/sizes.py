@@ -40,12 +40,27 @@ def with_sizes(config: PromptConfig, model: nn.Module, task_type: str | None) ->
         raise ConfigError(f"{config.peft_type}: {type(model).__name__} does not say {', '.join(missing)}: set them")
     if config.adapter_class().place == "cache":
         sizes.update(_cache_sizes(config, text, sizes))
+    _check_stated(config, sizes)
     if "encoder_hidden_size" in type(config).model_fields:
         sizes["encoder_hidden_size"] = getattr(config, "encoder_hidden_size", None) or sizes["token_dim"]
     task = config.task_type or task_type
     halves = 1 if task is None else tasks[task.lower()].wrapper_class().halves
     sizes["num_transformer_submodules"] = config.num_transformer_submodules or halves
     return config.model_copy(update=sizes)
+
+
+def _check_stated(config: PromptConfig, sizes: Mapping[str, int]) -> None:
+    """
+    Raises:
+        ConfigError: one of the two sizes that go together in the cache is stated, and the model has another.
+    """
+    for field, other in (("num_attention_heads", "token_dim"), ("token_dim", "num_attention_heads")):
+        stated = getattr(config, field)
+        if stated is not None and stated != sizes[field]:
+            raise ConfigError(
+                f"{field}={stated} would do nothing without {other}: this model's keys and values have "
+                f"{field}={sizes[field]}"
+            )
 
 
 def _embedding_width(model: nn.Module) -> int | None:

@@ -6,6 +6,7 @@ and stays frozen; its ``out_proj.bias`` is one.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,9 @@ def with_biases(
             if is_read(name, modules):
                 raise CapabilityError(f"bias={mode!r}: {name!r} is never called: the block around it reads its bias")
             biases[name] = BiasAdapter(view_of(name))
+    if not biases and changes == changed and not config.inference_mode:
+        where = "the model has no bias" if mode == "all" else "no layer that is adapted has a bias"
+        warnings.warn(f"bias={mode!r} trains nothing: {where} of its own", UserWarning, stacklevel=2)
     return {**parts, "biases": biases, "parameter_adapters": changes}
 
 

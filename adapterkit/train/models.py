@@ -161,6 +161,9 @@ def _auto_class(task: TaskConfig) -> Any:
 def _source(config: ModelConfig) -> dict[str, Any]:
     """Where from_pretrained looks."""
     found: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.revision and config.name_or_path and Path(config.name_or_path).expanduser().is_dir():
+        where = f"{config.name_or_path} is a directory, and has no revisions"
+        raise ConfigError(f"model.revision={config.revision} would do nothing: {where}")
     if config.revision:
         found["revision"] = config.revision
     if config.subfolder:

@@ -102,6 +102,42 @@ def test_taken_as_meant(fields, field, expected):
     assert type(value) is type(expected)
 
 
+IDLE = [
+    ("lora", {"eva_config": {}}, {"init_lora_weights": "eva"}),
+    ("lora", {"corda_config": {}}, {"init_lora_weights": "corda"}),
+    ("lora", {"lora_ga_config": {}}, {"init_lora_weights": "lora_ga"}),
+    ("lora", {"lora_ga_config": {"stable_gamma": 8, "scale": "unit"}, "init_lora_weights": "lora_ga"}, None),
+    ("lora", {"eva_config": {"label_mask_value": 0, "use_label_mask": False}, "init_lora_weights": "eva"}, None),
+    ("lora", {"qalora_group_size": 8}, {"use_qalora": True}),
+    ("oft", {"eps": 0.1}, {"coft": True}),
+    ("oft", {"num_cayley_neumann_terms": 7, "use_cayley_neumann": False}, {"use_cayley_neumann": True}),
+    ("lokr", {"rank_dropout_scale": True}, {"rank_dropout": 0.1}),
+    ("prompt_tuning", {"tokenizer_name_or_path": "x"}, {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "y"}),
+    ("prompt_tuning", {"prompt_tuning_init_text": "x"}, {"prompt_tuning_init": "TEXT", "tokenizer_name_or_path": "y"}),
+    (
+        "multitask_prompt_tuning",
+        {"prompt_tuning_init_state_dict_path": "x"},
+        {"prompt_tuning_init": "ONLY_SOURCE_SHARED"},
+    ),
+    (
+        "multitask_prompt_tuning",
+        {"prompt_tuning_init_task": 1, "prompt_tuning_init_state_dict_path": "x"},
+        {"prompt_tuning_init": "EXACT_SOURCE_TASK"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "fields", "needed"), IDLE)
+def test_what_would_do_nothing_is_refused_but_in_files(method, fields, needed):
+    make = methods[method]
+    fields = {**({"num_virtual_tokens": 2} if make(**make.example).is_prompt_learning else {}), **fields}
+    with pytest.raises(ValidationError, match=r"would do nothing without|is for other starts"):
+        make(**fields)
+    assert make(**fields, inference_mode=True).to_dict()
+    if needed is not None:
+        make(**{**fields, **needed})
+
+
 @pytest.mark.parametrize("tokens", [0, -1, None, "20"])
 def test_prompts_have_tokens(tokens):
     with pytest.raises(ValidationError, match="num_virtual_tokens"):

@@ -179,6 +179,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [*LORA, "model.load_in_4bit=true"],
         ["model.load_in_4bit: builtin:bert is too small to be quantised: name another"],
     ),
+    "code of a built-in model": (
+        [*LORA, "model.trust_remote_code=true"],
+        ["model.trust_remote_code: would do nothing, as builtin:bert is built in"],
+    ),
     "revision of a built-in model": (
         [*LORA, "model.revision=main", "model.name_or_path=builtin:bert"],
         ["model.revision: would do nothing, as builtin:bert is built in"],
@@ -202,11 +206,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "how to recompute nothing": (
         [*LORA, "trainer.gradient_checkpointing_kwargs={use_reentrant: true}"],
-        ["trainer: gradient_checkpointing_kwargs would do nothing without trainer.gradient_checkpointing"],
+        ["gradient_checkpointing_kwargs={'use_reentrant': True} would do nothing without gradient_checkpointing"],
     ),
     "improvement that nobody waits for": (
         [*LORA, "trainer.early_stopping_threshold=0.1"],
-        ["trainer: early_stopping_threshold would do nothing without trainer.early_stopping_patience"],
+        ["trainer: early_stopping_threshold=0.1 would do nothing without early_stopping_patience"],
     ),
     "warm-up of one step": (
         [*LORA, "trainer.max_steps=1", "trainer.warmup_steps=1"],

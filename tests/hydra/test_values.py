@@ -38,7 +38,7 @@ def composed(*overrides: str):
             {".*q_proj": 4, "model.layers.0": 8},
         ),
         ("method.rank_pattern.q=4", "method.rank_pattern", {"q": 4}),
-        ("trainer.run_name='12e5678'", "trainer.run_name", "12e5678"),
+        ("model.tokenizer='12e5678'", "model.tokenizer", "12e5678"),
         ("model.revision=null", "model.revision", None),
         ("method.init_lora_weights=pissa", "method.init_lora_weights", "pissa"),
         ("method.init_lora_weights=false", "method.init_lora_weights", False),
@@ -63,8 +63,8 @@ def test_a_value_arrives_as_it_was_meant(override, path, value):
 def test_any_value_arrives(rank, rate, name):
     if name in ("null", "true", "false", "nan", "inf"):
         return
-    run = composed(f"method.r={rank}", f"trainer.learning_rate={rate!r}", f"trainer.run_name={name}")
-    assert (run.method.r, run.trainer.learning_rate, run.trainer.run_name) == (rank, rate, name)
+    run = composed(f"method.r={rank}", f"trainer.learning_rate={rate!r}", f"model.tokenizer={name}")
+    assert (run.method.r, run.trainer.learning_rate, run.model.tokenizer) == (rank, rate, name)
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
@@ -87,8 +87,8 @@ def composed_experiment(*overrides: str):
 
 @pytest.mark.parametrize("value", ["${now:%Y}", "${hydra:job.name}", "${hydra.job.name}", "${trainer.seed}"])
 def test_a_value_may_refer_to_all_that_hydra_resolves_and_to_nothing_else(value):
-    problems = diagnose(parse([*LORA, f"trainer.run_name={value}"]))
-    assert [problem.place for problem in problems] == (["trainer.run_name"] if value == "${trainer.seed}" else [])
+    problems = diagnose(parse([*LORA, f"model.tokenizer={value}"]))
+    assert [problem.place for problem in problems] == (["model.tokenizer"] if value == "${trainer.seed}" else [])
 
 
 @pytest.mark.parametrize("overrides", [LORA, ["+method=rslora", "task=causal_lm", "trainer=fast", "data.x.y=[1,2]"]])

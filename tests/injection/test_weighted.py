@@ -241,6 +241,23 @@ def test_what_is_refused_changes_nothing():
     assert list(made.peft_config) == ["x", "y"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("linear", {"density": 0.5}),
+        ("svd", {"density": 0.5}),
+        ("cat", {"svd_rank": 2}),
+        ("ties", {"svd_clamp": 0.9}),
+        ("dare_linear", {"majority_sign_method": "frequency"}),
+    ],
+)
+def test_a_setting_that_a_combination_does_not_read_is_told(kind, options):
+    made = model({"x": "plain", "y": "plain"})
+    [option] = options
+    with pytest.warns(UserWarning, match=f"{option} would do nothing in a combination of type '{kind}'"):
+        made.add_weighted_adapter(["x", "y"], [1, 1], "sum", kind, **options)
+
+
 def test_adapters_that_are_missing_or_of_unknown_config_are_named():
     base = adapterkit.inject_adapter_in_model(LoraConfig(r=2, target_modules=["a"]), net(), "injected")
     made = get_peft_model(base, LoraConfig(r=2, target_modules=["a"]), "own")

@@ -251,6 +251,7 @@ BESIDE = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:bias='all' trains nothing")
 @pytest.mark.parametrize("fields", BESIDE, ids=str)
 def test_embeddings_travel_as_their_own_adapter_has_them(tmp_path, fields):
     llama().save_pretrained(tmp_path / "base")

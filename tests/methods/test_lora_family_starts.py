@@ -255,8 +255,15 @@ def test_loftq_on_a_quantised_base(is_sharded, tmp_path):
 @pytest.mark.parametrize("field", ["eva_config", "corda_config", "lora_ga_config", "loftq_config"])
 def test_settings_of_another_start_are_refused(field):
     value = {"loftq_config": {"loftq_bits": 8}}.get(field, {})
-    with pytest.raises(ValueError, match=f"{field} is for init_lora_weights"):
+    with pytest.raises(ValueError, match=f"{field}=.* would do nothing without init_lora_weights"):
         LoraConfig(init_lora_weights="gaussian", **{field: value})
+
+
+def test_a_file_of_pefts_that_says_where_it_began_is_read(tmp_path):
+    """PEFT leaves the settings of a start in the file of an adapter that it converts to one without."""
+    stated = {"peft_type": "LORA", "init_lora_weights": True, "corda_config": {"corda_method": "kpm"}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**stated, "inference_mode": True}))
+    assert LoraConfig.from_pretrained(tmp_path).corda_config.corda_method == "kpm"
 
 
 def test_settings_have_defaults_and_files():

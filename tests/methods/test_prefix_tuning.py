@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 
 from adapterkit import PeftModel, PrefixTuningConfig, get_peft_model
+from adapterkit.errors import ConfigError
 from tests.parity.helpers import peft, quiet
 from tests.parity.prompts import (
     CASES,
@@ -78,6 +79,13 @@ def test_a_projection_is_dropped_when_saving_and_its_table_can_be_trained_on(tmp
     torch.testing.assert_close(again.eval()(**inputs).logits, ours(**inputs).logits)
     again(**inputs, labels=inputs["input_ids"]).loss.backward()
     assert again.prompt_encoder["default"].embedding.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("stated", [{"num_attention_heads": 7}, {"token_dim": 7}])
+def test_half_of_a_cache_s_sizes_is_refused(stated: dict[str, int]) -> None:
+    [field] = stated
+    with pytest.raises(ConfigError, match=f"{field}=7 would do nothing without .* have {field}="):
+        get_peft_model(llama(), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, **stated))
 
 
 def test_zero_start_gives_keys_and_values_of_zero() -> None:

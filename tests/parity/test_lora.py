@@ -10,6 +10,7 @@ from tests.parity.helpers import assert_parity, peft
 from tests.parity.layers import CONVS, LAYERS, Net, seeded, single
 
 
+@pytest.mark.filterwarnings("ignore:bias='lora_only' trains nothing")  # where the layer has none
 @pytest.mark.parametrize(
     "variant", [{}, {"use_rslora": True, "lora_alpha": 3}, {"use_dora": True}, {"bias": "lora_only"}]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +38,19 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "where"), [("all", "the model has no bias"), ("lora_only", "no layer that is adapted has a bias")]
+)
+def test_a_bias_that_is_not_there_is_told_but_of_a_file(mode, where):
+    def bare() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 4, bias=False))
+
+    config = LoraConfig(r=2, target_modules=["0"], bias=mode)
+    with pytest.warns(UserWarning, match=f"bias='{mode}' trains nothing: {where} of its own"):
+        get_peft_model(bare(), config)
+    get_peft_model(bare(), config.model_copy(update={"inference_mode": True}))
 
 
 def test_all_biases_are_trained_once_and_merged():

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import TrainingArguments, get_scheduler
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -58,7 +58,6 @@ def test_every_key_is_known_or_ours() -> None:
         ("dataloader_drop_last", True),
         ("logging_steps", 3),
         ("optim", "sgd"),
-        ("run_name", "mine"),
         ("disable_tqdm", False),
     ],
 )
@@ -164,6 +163,27 @@ def test_optimizers_are_those_of_transformers() -> None:
     assert set(get_args(Optimizer)) == {kind.value for kind in OptimizerNames}
 
 
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_coefficients_that_an_optimizer_does_not_read_are_refused(tmp_path: Path, name: str) -> None:
+    def settings(**trainer: Any) -> str:
+        args = TrainingArguments(output_dir=str(tmp_path), optim=name, use_cpu=True, **trainer)
+        try:
+            return repr(Trainer.get_optimizer_cls_and_kwargs(args))
+        except (ImportError, ValueError) as error:
+            pytest.skip(str(error))
+
+    for key in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        refused = pytest.raises(ValidationError, match=f"{key}=0.5 would do nothing: optim={name} does not read it")
+        with nullcontext() if settings() != settings(**{key: 0.5}) else refused:
+            TrainerConfig(**{"optim": name, key: 0.5})
+
+
+def test_a_name_for_loggers_needs_one(tmp_path: Path) -> None:
+    assert made(tmp_path, run_name="mine", report_to=["tensorboard"]).run_name == "mine"
+    with pytest.raises(ValidationError, match="run_name='mine' would do nothing without report_to"):
+        TrainerConfig(run_name="mine")
+
+
 @pytest.mark.parametrize("name", EVALUATING)
 def test_schedulers_that_go_by_evaluations_do_so_in_transformers(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="requires an eval strategy"):
@@ -177,7 +197,7 @@ def test_built_in_models_are_those_that_can_be_made() -> None:
 def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is nothing to shard"):
         made(tmp_path, fsdp=True)
-    with pytest.raises(ValidationError, match="fsdp_config has no effect without fsdp=true"):
+    with pytest.raises(ValidationError, match=r"fsdp_config=.* would do nothing without fsdp"):
         made(tmp_path, fsdp_config={"version": 2})
 
 

@@ -142,6 +142,13 @@ def saved_base(directory: Path, *, num_labels: int = 2, tokenizer: bool = True) 
     return directory
 
 
+def test_a_directory_has_no_revision(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base")
+    for options in ({"device": "meta"}, {}):
+        with pytest.raises(ConfigError, match=r"model\.revision=main would do nothing: .*base is a directory"):
+            load_base(ModelConfig(name_or_path=str(base), revision="main"), tasks["seq_cls"](), **options)
+
+
 def test_head_for_other_classes_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = saved_base(tmp_path / "base", num_labels=3)
     run(short_run(model={"name_or_path": str(base)}), tmp_path / "run")

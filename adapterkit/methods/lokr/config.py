@@ -21,6 +21,7 @@ class LoKrConfig(FactoredLayerConfig):
 
     adapter: ClassVar[str] = "adapterkit.methods.lokr.adapter:LoKrAdapter"
     start_fields: ClassVar[dict[str, Any]] = {"init_weights": None}
+    only_with: ClassVar[dict[str, tuple[str, Any]]] = {"rank_dropout_scale": ("rank_dropout", True)}
     learning_rate: ClassVar[float] = 1e-2
 
     peft_type: Annotated[Literal["LOKR"], Choice] = Field("LOKR", description="Name of the method.")

@@ -36,6 +36,10 @@ class LoraConfig(IndexedLayerConfig):
         "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
         "eva_config": None,
     }
+    only_with: ClassVar[dict[str, tuple[str, Any]]] = {
+        **{field: ("init_lora_weights", scheme) for scheme, field in _SETTINGS.items()},
+        "qalora_group_size": ("use_qalora", True),
+    }
     inert: ClassVar[dict[str, Any]] = {"megatron_core": "megatron.core"}
     folding: ClassVar[str | None] = "adapterkit.methods.lora.folding:folded"
     folded_fields: ClassVar[frozenset[str]] = frozenset(
@@ -115,13 +119,6 @@ class LoraConfig(IndexedLayerConfig):
         if field is None or data.get(field):
             return data
         return {**data, field: LoftQConfig() if field == "loftq_config" else {}}
-
-    @model_validator(mode="after")
-    def _settings_are_used(self) -> Self:
-        for scheme, field in _SETTINGS.items():
-            if getattr(self, field) is not None and self.init_lora_weights != scheme:
-                raise ValueError(f"{field} is for init_lora_weights={scheme!r}, not {self.init_lora_weights!r}")
-        return self
 
     @override
     def at(self, module_name: str) -> Self:

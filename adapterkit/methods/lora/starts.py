@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -12,6 +12,8 @@ from adapterkit.errors import TargetError
 
 class EvaConfig(StrictModel):
     """EVA (Paischer et al., 2024), https://arxiv.org/abs/2410.07170."""
+
+    only_with: ClassVar[dict[str, tuple[str, Any]]] = {"label_mask_value": ("use_label_mask", True)}
 
     rho: float = Field(2.0, ge=1, description="A layer's rank may grow to rho * r, at others' cost; 1 keeps all.")
     tau: float = Field(
@@ -38,6 +40,8 @@ class CordaConfig(StrictModel):
 
 class LoraGAConfig(StrictModel):
     """LoRA-GA (Wang et al., 2024), https://arxiv.org/abs/2407.05000."""
+
+    only_with: ClassVar[dict[str, tuple[str, Any]]] = {"stable_gamma": ("scale", "stable")}
 
     direction: Literal["ArBr", "A2rBr", "ArB2r", "random"] = Field(
         "ArB2r", description="Which of the gradient's 2r leading directions A and B start with."

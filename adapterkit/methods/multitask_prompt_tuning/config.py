@@ -37,6 +37,11 @@ class MultitaskPromptTuningConfig(WordPromptConfig):
         "prompt_tuning_init_task": None,
     }
 
+    only_with: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        **WordPromptConfig.only_with,
+        "prompt_tuning_init_task": ("prompt_tuning_init", "EXACT_SOURCE_TASK"),
+    }
+
     forward_inputs: ClassVar[frozenset[str]] = frozenset({"task_ids"})
 
     peft_type: Annotated[Literal["MULTITASK_PROMPT_TUNING"], Choice] = Field(
@@ -63,6 +68,10 @@ class MultitaskPromptTuningConfig(WordPromptConfig):
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
         if self.prompt_tuning_init in ("RANDOM", "TEXT"):
+            if self.prompt_tuning_init_state_dict_path and not self.inference_mode:
+                raise ValueError(
+                    f"prompt_tuning_init_state_dict_path is for other starts than {self.prompt_tuning_init}"
+                )
             return self
         if not self.prompt_tuning_init_state_dict_path:
             raise ValueError(f"prompt_tuning_init {self.prompt_tuning_init} needs prompt_tuning_init_state_dict_path")

@@ -17,6 +17,10 @@ class OFTConfig(IndexedLayerConfig):
 
     adapter: ClassVar[str] = "adapterkit.methods.oft.adapter:OFTAdapter"
     start_fields: ClassVar[dict[str, Any]] = {"init_weights": None}
+    only_with: ClassVar[dict[str, tuple[str, Any]]] = {
+        "eps": ("coft", True),
+        "num_cayley_neumann_terms": ("use_cayley_neumann", True),
+    }
     example: ClassVar[dict[str, Any]] = {"oft_block_size": 2}
 
     peft_type: Annotated[Literal["OFT"], Choice] = Field("OFT", description="Name of the method.")
