@@ -64,8 +64,23 @@ def judge(master: DictConfig, composer: Composer) -> Verdict:
         for trial, problems in _trials(master, composer, [*shape, *fixed], free, limit=max(1, LIMIT // shapes)):
             verdict.add(_shown([*shown, *trial]), problems)
     if not verdict.failing:
-        verdict.fault = _sharing(master, composer, axes) or _wrong_way(master, composer, axes)
+        verdict.fault = _twice(composer, axes) or _sharing(master, composer, axes) or _wrong_way(master, composer, axes)
     return verdict
+
+
+def _twice(composer: Composer, axes: Axes) -> str:
+    """Which value stands twice in an axis, so that one run would be done twice, to the same end."""
+    for key, values in axes.items():
+        seen: set[str] = set()
+        for override in composer.parse(values) if len(values) > 1 else ():
+            value = repr(override.value())
+            if value in seen:
+                return (
+                    f"{key.lstrip('+')}: {override.get_value_element_as_str()} stands twice, and the trials would be "
+                    "equal: leave one out; to run a trial again, sweep seed"
+                )
+            seen.add(value)
+    return ""
 
 
 def _sharing(master: DictConfig, composer: Composer, axes: Axes) -> str:

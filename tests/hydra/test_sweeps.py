@@ -60,6 +60,26 @@ def test_one_bad_trial_starts_nothing(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("axis", "said"),
+    [
+        ("method.r=4,8,4", "method.r: 4"),
+        ("method.use_dora=true,True", "method.use_dora: True"),
+        ("method.target_modules=[query],[value],[query]", "method.target_modules: [query]"),
+        ("task=seq_cls,seq_cls", "task: seq_cls"),
+    ],
+)
+def test_equal_trials_are_refused(axis, said):
+    assert str(verdict(*LORA, axis)) == (
+        f"{said} stands twice, and the trials would be equal: leave one out; to run a trial again, sweep seed"
+    )
+
+
+@pytest.mark.parametrize("axis", ["method.r=4,8", "seed=1,2", "method.target_modules=[query],[query,value]"])
+def test_trials_that_differ_are_not(axis):
+    assert not verdict(*LORA, axis).refused
+
+
+@pytest.mark.parametrize(
     ("argv", "failing", "total", "words"),
     [
         ([*LORA, "method.r=4,8"], 0, 2, []),
@@ -83,10 +103,9 @@ def test_every_trial_is_judged(argv, failing, total, words):
         assert word in str(found)
 
 
-@pytest.mark.parametrize("subdir", ["one", "r${method.r}", "${hydra.job.override_dirname}"])
+@pytest.mark.parametrize("subdir", ["one", "r${method.r}"])
 def test_trials_that_would_share_a_directory_are_refused(subdir):
-    seeds = "1,1" if "override" in subdir else "1,2"
-    found = verdict(*LORA, "method.r=4,8", f"seed={seeds}", f"hydra.sweep.subdir={subdir}")
+    found = verdict(*LORA, "method.r=4,8", "seed=1,2", f"hydra.sweep.subdir={subdir}")
     assert found.refused
     assert "method.r=4 seed=1, and method.r=4 seed=" in str(found)
 
