@@ -104,6 +104,9 @@ class DataConfig(StrictModel):
         "auto", description="Format of local files; auto goes by the ending."
     )
     header: bool | None = Field(None, description="Whether CSV and TSV files have a header line; null looks.")
+    separator: Literal["comma", "semicolon", "tab", "pipe"] | None = Field(
+        None, description="What separates the cells of CSV files; null looks."
+    )
     train: Text | None = Field(None, description="Name of the training split, or its file.")
     validation: Text | None = Field(None, description="Name of the validation split, or its file.")
     test: Text | None = Field(None, description="Name of the test split, or its file.")
@@ -128,7 +131,7 @@ class DataConfig(StrictModel):
     @model_validator(mode="after")
     def _data_that_are_named(self) -> Self:
         if self.path is None and self.train is None:
-            for key in ("name", "revision", "format", "header", "validation", "test"):
+            for key in ("name", "revision", "format", "header", "separator", "validation", "test"):
                 value = getattr(self, key)
                 if value != type(self).model_fields[key].default:
                     raise ValueError(f"{key}={value} would do nothing without data.path or data.train")

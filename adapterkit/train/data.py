@@ -139,12 +139,12 @@ def _read(config: DataConfig, roles: Roles, builtin: Builtin) -> _Raw:
         return _Raw(made, "built-in data", hashlib.sha256(content).hexdigest())
     root = Path(config.path).expanduser() if config.path is not None else Path()
     if config.path is not None and root.is_dir() and _is_saved(root):
-        _refuse(config, "name", "revision", "format", "header", why=f"{root} holds a saved data set")
+        _refuse(config, "name", "revision", "format", "header", "separator", why=f"{root} holds a saved data set")
         return _from_splits(datasets.load_from_disk(str(root)), config, str(root))
     if root.exists():
         _refuse(config, "name", "revision", why="the data are local files")
         return _from_files(_local_files(root, config), config, roles)
-    _refuse(config, "format", "header", why=f"{config.path} is not a local file or directory")
+    _refuse(config, "format", "header", "separator", why=f"{config.path} is not a local file or directory")
     return _from_hub(config)
 
 
@@ -204,7 +204,7 @@ def _from_files(files: dict[str, list[Path]], config: DataConfig, roles: Roles) 
     header = _header(files, config, roles)
     splits = {}
     for name, paths in files.items():
-        parts = [_filled(path, config.format, header) for path in paths]
+        parts = [_filled(path, config, header) for path in paths]
         for path, part in zip(paths, parts, strict=True):
             digest.update(path.read_bytes())
             if part.column_names != parts[0].column_names:
@@ -218,8 +218,9 @@ def _from_files(files: dict[str, list[Path]], config: DataConfig, roles: Roles) 
     return _Raw(splits, source, digest.hexdigest(), ordered, places)
 
 
-def _filled(path: Path, format: str, header: bool | None) -> Dataset:
-    found = table(read_file(path, format=format, header=header), str(path))
+def _filled(path: Path, config: DataConfig, header: bool | None) -> Dataset:
+    columns = read_file(path, format=config.format, header=header, separator=config.separator)
+    found = table(columns, str(path))
     if not len(found):
         raise DataError(f"{path}: no rows" + (" beside the header line" if header else ""))
     return found
@@ -232,12 +233,14 @@ def _kind(path: Path, config: DataConfig) -> str | None:
 def _header(files: dict[str, list[Path]], config: DataConfig, roles: Roles) -> bool | None:
     there = {path: _kind(path, config) for paths in (files["train"], *files.values()) for path in paths}
     kinds = {path: kind for path, kind in there.items() if kind in ("csv", "tsv")}
+    if "csv" not in kinds.values():
+        _refuse(config, "separator", why="there is no CSV file")
     if config.header is not None:
         if not kinds:
             _refuse(config, "header", why="there is no CSV or TSV file")
         return config.header
     usual = [*roles.default, *roles.default.values(), *(name for names in roles.also.values() for name in names)]
-    return common_header(kinds, [*usual, *config.columns.values()])
+    return common_header(kinds, [*usual, *config.columns.values()], config.separator)
 
 
 def table(columns: Columns, source: str) -> Dataset:

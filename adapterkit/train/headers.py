@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from adapterkit.errors import DataError
-from adapterkit.train.readers import beginning, has_header
+from adapterkit.train.readers import told
+from adapterkit.train.separated import beginning, has_header
 
 
-def common_header(kinds: Mapping[Path, str], known: Collection[str]) -> bool | None:
+def common_header(kinds: Mapping[Path, str], known: Collection[str], separator: str | None = None) -> bool | None:
     """Whether the files have a header line.
 
     A line that looks like one can be the first example of a small file, so files that begin differently only have one
@@ -18,6 +19,7 @@ def common_header(kinds: Mapping[Path, str], known: Collection[str]) -> bool | N
     Args:
         kinds: CSV and TSV files, the training split's first, to ``csv`` or ``tsv``.
         known: names that columns usually have.
+        separator: of the cells of CSV files, as for `adapterkit.train.readers.read_file`.
 
     Returns:
         None if there are no files.
@@ -25,7 +27,10 @@ def common_header(kinds: Mapping[Path, str], known: Collection[str]) -> bool | N
     Raises:
         DataError: some have a header and others have not.
     """
-    rows = {path: beginning(path, kind) for path, kind in kinds.items()}
+    rows = {}
+    for path, kind in kinds.items():
+        with told(path, kind):
+            rows[path] = beginning(path, kind, separator)
     looks = {path: has_header(lines) for path, lines in rows.items() if lines}
     names = {path: _folded(rows[path][0]) for path in looks}
     if not looks:

@@ -5,31 +5,28 @@ Every reader returns columns, ``{name: values}``, all of one length, and raises 
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
 from adapterkit.config.run import DATA_ENDINGS
 from adapterkit.errors import DataError
+from adapterkit.train.separated import open_text, read_separated
 
 Columns = dict[str, list[Any]]
 
-_LOOK_AT = 1000  # lines that decide whether there is a header
-_LONGEST = 2**31 - 1  # characters of a cell: what every platform takes
 
-
-def read_file(path: Path, *, format: str = "auto", header: bool | None = None) -> Columns:
+def read_file(path: Path, *, format: str = "auto", header: bool | None = None, separator: str | None = None) -> Columns:
     """The columns of one file.
 
     Args:
         path: the file.
         format: a format of `adapterkit.config.run.DataConfig`, or ``auto``.
         header: whether CSV and TSV have a header line; None looks. Without one the columns are called ``column1``, ...
+        separator: of the cells of CSV, by a name of `adapterkit.train.separated.SEPARATORS`; None looks.
 
     Raises:
         DataError: the file is not there, its ending says nothing, or its content does not fit its format.
@@ -37,14 +34,15 @@ def read_file(path: Path, *, format: str = "auto", header: bool | None = None) -
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     chosen = format_of(path) if format == "auto" else format
-    with _told(path, chosen):
+    with told(path, chosen):
         if chosen in ("csv", "tsv"):
-            return _separated(path, chosen, header=header)
+            return read_separated(path, chosen, header=header, separator=separator)
         return READERS[chosen](path)
 
 
 @contextmanager
-def _told(path: Path, kind: str) -> Iterator[None]:
+def told(path: Path, kind: str) -> Iterator[None]:
+    """Inside the block, what Python says of a file that does not fit its format is a `DataError` with its place."""
     try:
         yield
     except DataError:
@@ -77,81 +75,8 @@ def format_of(path: Path) -> str:
     return DATA_ENDINGS[path.suffix.lower()]
 
 
-def _open(path: Path) -> TextIO:
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _separated(path: Path, kind: str, *, header: bool | None) -> Columns:
-    with _open(path) as file:
-        rows = [(number, row) for number, row in _cells(file, kind) if row]
-    if not rows:
-        raise DataError(f"{path}: empty")
-    is_named = has_header([row for _, row in rows[:_LOOK_AT]]) if header is None else header
-    first = rows[0][1]
-    names = first if is_named else [f"column{index + 1}" for index in range(len(first))]
-    body = rows[1:] if is_named else rows
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}:{rows[0][0]}: two columns are called {twice[0]!r}; columns: {', '.join(names)}")
-    for number, row in body:
-        if len(row) != len(names):
-            raise DataError(f"{path}:{number}: {len(row)} columns, where the first line has {len(names)}")
-    return {name: [row[index] for _, row in body] for index, name in enumerate(names)}
-
-
-def beginning(path: Path, kind: str) -> list[list[str]]:
-    """The first rows of a CSV or TSV file, enough to see whether it has a header line.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    with _told(path, kind), _open(path) as file:
-        return list(islice((row for _, row in _cells(file, kind) if row), _LOOK_AT))
-
-
-def _cells(file: TextIO, kind: str) -> Iterator[tuple[int, list[str]]]:
-    if kind == "csv":
-        yield from _records(file)
-    else:  # quotation marks in TSV files mostly belong to the text
-        for number, line in enumerate(file, start=1):
-            line = line.rstrip("\r\n")
-            yield number, [_unquoted(cell) for cell in line.split("\t")] if line else []
-
-
-def _records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV file, with the lines they end in; a cell may be a whole document."""
-    reader, ended = csv.reader(file, strict=True), 0
-    limit = csv.field_size_limit(_LONGEST)
-    try:
-        for row in reader:
-            ended = reader.line_num
-            yield ended, row
-    except csv.Error as error:
-        raise DataError(f"{file.name}:{ended + 1}: not readable as csv: {error} in what begins here") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _unquoted(cell: str) -> str:
-    inside = cell[1:-1]
-    quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside.replace('""', "")
-    return inside.replace('""', '"') if quoted else cell
-
-
-def has_header(rows: list[list[str]]) -> bool:
-    """A first line with a number in it, or with a value that its column repeats, is data."""
-    first, rest = rows[0], rows[1:]
-    if any(_is_number(cell) for cell in first):
-        return False
-    return not any(len(row) > index and row[index] == cell for row in rest for index, cell in enumerate(first))
-
-
-def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", cell.strip()) is not None
-
-
 def _json(path: Path) -> Columns:
-    with _open(path) as file:
+    with open_text(path) as file:
         content = json.load(file)
     if isinstance(content, dict):
         if is_squad(content):
@@ -172,7 +97,7 @@ def _is_columns(content: dict[str, Any]) -> bool:
 
 
 def _jsonl(path: Path) -> Columns:
-    with _open(path) as file:
+    with open_text(path) as file:
         return _columns(_parsed_lines(file, path), path)
 
 
@@ -211,7 +136,7 @@ def _conll(path: Path) -> Columns:
     """Token first, tag last on a line; a blank line, or one of ``-DOCSTART-``, ends a sentence."""
     tokens: list[list[str]] = []
     tags: list[list[str]] = []
-    with _open(path) as file:
+    with open_text(path) as file:
         lines = [(number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1)]
     for is_break, group in groupby(lines, key=lambda line: not line[1].strip() or line[1].startswith("-DOCSTART-")):
         if not is_break:
@@ -235,7 +160,7 @@ def is_squad(content: Any) -> bool:
 
 
 def _squad(path: Path) -> Columns:
-    with _open(path) as file:
+    with open_text(path) as file:
         content = json.load(file)
     if not is_squad(content):
         raise DataError(f"{path}: not in SQuAD's format: no 'data' with 'paragraphs'")

@@ -308,6 +308,14 @@ class TestHeaders:
         ):
             load(self.folder(tmp_path, None, "text,label"))
 
+    @pytest.mark.parametrize(("mark", "separator"), [(";", None), (";", "semicolon"), ("\t", None), ("|", "pipe")])
+    def test_of_cells_that_no_comma_separates(self, tmp_path: Path, mark: str, separator: str | None) -> None:
+        rows = [("text", "label"), *(("so, so", "1"), ("good", "0")) * 15]
+        (tmp_path / "train.csv").write_text("".join(f"{text}{mark}{label}\n" for text, label in rows))
+        data = load(tmp_path, separator=separator)
+        assert set(data.train["text"]) == {"so, so", "good"}
+        assert set(data.train["label"]) == {"0", "1"}
+
     def test_shards_with_other_columns(self, tmp_path: Path) -> None:
         (tmp_path / "train-0.csv").write_text("text,label\na,1\nb,0\n")
         (tmp_path / "train-1.csv").write_text("text,stars\na,1\nb,0\n")
@@ -318,9 +326,9 @@ class TestHeaders:
 
 
 class TestKeysThatWouldDoNothing:
-    @pytest.mark.parametrize("key", ["name", "revision", "format", "header", "validation", "test"])
+    @pytest.mark.parametrize("key", ["name", "revision", "format", "header", "separator", "validation", "test"])
     def test_without_data(self, key: str) -> None:
-        value = {"format": "csv", "header": True}.get(key, "x")
+        value = {"format": "csv", "header": True, "separator": "tab"}.get(key, "x")
         with pytest.raises(ValidationError, match=rf"{key}={value} would do nothing without data\.path or data\.train"):
             DataConfig(**{key: value})
 
@@ -333,6 +341,8 @@ class TestKeysThatWouldDoNothing:
         (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b"}\n' * 30)
         with pytest.raises(DataError, match=r"data\.header=True would do nothing: there is no CSV or TSV file"):
             load(tmp_path / "a.jsonl", header=True)
+        with pytest.raises(DataError, match=r"data\.separator=tab would do nothing: there is no CSV file"):
+            load(tmp_path / "a.jsonl", separator="tab")
 
     def test_of_a_share_beside_a_split(self, tmp_path: Path) -> None:
         for name in ("train", "dev"):

@@ -150,6 +150,38 @@ def test_text_joins_to_the_file(tmp_path: Path) -> None:
     assert "".join(read_file(write(tmp_path / "a.txt", text))["text"]) == text
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_csv_without_commas_is_separated_by_what_divides_all_lines_alike(tmp_path: Path, mark: str) -> None:
+    lines = ["text,label", '"good, really",1', '"so ""bad""",0', "zwei Wörter,1"]
+    text = "\n".join(mark.join(line.rsplit(",", 1)) for line in lines)
+    assert read_file(write(tmp_path / "a.csv", text)) == ROWS
+    decimals = f"x{mark}y\n0,5{mark}a\n1{mark}b,c\n"
+    assert read_file(write(tmp_path / "b.csv", decimals)) == {"x": ["0,5", "1"], "y": ["a", "b,c"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text\nfirst; second\nthird; fourth\n",  # a header without the mark
+        "first; second\nthird; fourth\n",  # as it stands in sentences
+        "a;b,c\nd;e,f\n",  # commas divide them, too
+        "text;more\n",  # nothing to compare with
+        "a;b\nc\n",
+    ],
+)
+def test_csv_is_separated_by_commas_where_others_may_be_text(tmp_path: Path, text: str) -> None:
+    columns = read_file(write(tmp_path / "a.csv", text), header=False)
+    assert [",".join(row) for row in zip(*columns.values(), strict=True)] == text.splitlines()
+
+
+def test_csv_that_two_marks_divide_alike_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "a;b|c\nd;e|f\n")
+    with pytest.raises(DataError, match="semicolon and pipe both divide its lines alike: set data"):
+        read_file(path)
+    assert read_file(path, separator="pipe") == {"a;b": ["d;e"], "c": ["f"]}
+    assert read_file(path, separator="comma") == {"a;b|c": ["d;e|f"]}
+
+
 def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_file(tmp_path / "a.csv")
