@@ -20,6 +20,7 @@ from adapterkit.blame import name_adapter
 from adapterkit.calls import kept_looked_at, prepare
 from adapterkit.config.base import PeftConfig, check_is_config
 from adapterkit.config.prompt import PromptConfig
+from adapterkit.config.strict import Named
 from adapterkit.errors import CapabilityError, StateError
 from adapterkit.given import check_name, names_of
 from adapterkit.injection.making import with_heads
@@ -129,7 +130,9 @@ class PeftModel(Operations, Saved):
     def _with_heads(self, config: PeftConfig) -> PeftConfig:
         """The config as it is for this task."""
         config = with_heads(config, self.base_model.names, self.heads)
-        return config.model_copy(update={"task_type": config.task_type or self.task_type})
+        if config.task_type is not None or self.task_type is None:
+            return config
+        return config.model_copy(update={"task_type": Named(self.task_type)})
 
     def _warn_of_heads(self, adapter_name: str, config: PeftConfig) -> None:
         """Say which output layers the config's task would have trained, and this model does not."""

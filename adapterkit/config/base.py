@@ -1,19 +1,31 @@
-"""What every config class shares: strict validation without torch, and PEFT's ``adapter_config.json``."""
+"""What every method's config shares: its fields, and PEFT's ``adapter_config.json``."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_serializer, model_validator
 
+from adapterkit.config.strict import (
+    Choice,
+    Named,
+    Names,
+    Pattern,
+    PositiveNumber,
+    StrictModel,
+    Text,
+    plain_value,
+    summarize,
+)
 from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean, of_choices
 from adapterkit.given import DIRECTORY, check_mapping, check_path, misfit
 from adapterkit.registry import implementation, methods, resolve, tasks
+
+__all__ = ["Choice", "Names", "Pattern", "PeftConfig", "PositiveNumber", "StrictModel", "Text", "check_is_config"]
+"""What a method's config is written with."""
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_FORMAT = "0.21.2"
@@ -25,87 +37,14 @@ Form = Mapping[str, Sequence[int | str]]
 the same wherever it stands in the form. ``...`` stands for any further sizes."""
 
 
-class StrictModel(BaseModel):
-    """No unknown keys, no silent conversions, checked on construction and on assignment. Imports no torch."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False, defer_build=True
-    )
-
-    only_with: ClassVar[Mapping[str, tuple[str, Any]]] = {}
-    """Fields that do something only where another field has a value, ``{"eps": ("coft", True)}``: true is any that is
-    not false, empty or none."""
-
-    def idle(self) -> str:
-        """Which field is set and does nothing, beside what the others say; empty if there is none."""
-        for field, (other, needed) in self.only_with.items():
-            value, given = getattr(self, field), getattr(self, other)
-            if bool(given) if needed is True else given == needed:
-                continue
-            if value != type(self).model_fields[field].get_default(call_default_factory=True):
-                return f"{field}={value!r} would do nothing without {other}" + ("" if needed is True else f"={needed}")
-        return ""
-
-
-def _plain_value(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
-
-
-def _no_python_none(value: Any) -> Any:
-    if value == "None":
-        raise ValueError("got the string 'None'; on the command line and in YAML the null value is spelled null")
-    return value
-
-
-def as_names(value: Any) -> Any:
-    """Sets and tuples become lists, sets in a fixed order, so that files are the same on every run."""
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, tuple):
-        return list(value)
-    return _no_python_none(value)
-
-
-def _compiles(value: str | list[str]) -> str | list[str]:
-    fault = pattern_fault(value) if isinstance(value, str) else ""
-    if fault:
-        raise ValueError(fault)
-    return value
-
-
-def pattern_fault(pattern: str) -> str:
-    """Why a regular expression is none; nothing if it is one."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        return f"not a regular expression: {error}"
-    return ""
-
-
 def _known_task_type(value: Any) -> Any:
-    value = _plain_value(value)
+    value = plain_value(value)
     if not isinstance(value, str):
         return value
     if value.lower() in tasks:
         return value.upper()
     choices = [name.upper() for name in tasks]
     raise ValueError(f"no task type {value!r}{of_choices(value, choices)}")
-
-
-Text = Annotated[str, BeforeValidator(_no_python_none)]
-"""A string that is not a misspelt null."""
-
-Names = Annotated[list[str], BeforeValidator(as_names)]
-"""A list of names; any set or tuple is taken, too."""
-
-Pattern = Annotated[str | list[str], BeforeValidator(as_names), AfterValidator(_compiles)]
-"""A list of names, or one regular expression."""
-
-PositiveNumber = Annotated[int | float, Field(gt=0)]
-"""A positive number that stays an integer if it is one, in files, too."""
-
-Choice = BeforeValidator(_plain_value)
-"""Beside a `Literal`: takes a member of PEFT's enumerations as well."""
 
 
 class PeftConfig(StrictModel):
@@ -184,6 +123,18 @@ class PeftConfig(StrictModel):
         if fault and not self.inference_mode:  # files of adapters may say more than they mean
             raise ValueError(fault)
         return self
+
+    @model_validator(mode="after")
+    def _names_read_as_pefts(self) -> Self:
+        for field in ("peft_type", "task_type"):
+            value = self.__dict__[field]  # an assignment would validate again
+            if value is not None:
+                self.__dict__[field] = Named(value)
+        return self
+
+    @field_serializer("peft_type", "task_type")
+    def _plain_name(self, value: str | None) -> str | None:
+        return None if value is None else str(value)
 
     @property
     def is_prompt_learning(self) -> bool:
@@ -328,7 +279,7 @@ class PeftConfig(StrictModel):
 
     @classmethod
     def _class_for(cls, data: Mapping[str, Any], source: str) -> type[Self]:
-        method = _plain_value(data.get("peft_type"))
+        method = plain_value(data.get("peft_type"))
         if not isinstance(method, str):
             if cls is PeftConfig:
                 raise ConfigError(f"{source}: peft_type is missing. Installed: {', '.join(m.upper() for m in methods)}")
@@ -400,17 +351,6 @@ class PeftConfig(StrictModel):
             return type(self).model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
             raise ConfigError(f"{source}: {summarize(error)}") from error
-
-
-def summarize(error: ValidationError) -> str:
-    """Every problem of a validation error, ``field: what is wrong (got ...)``; of several fields together, what is."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"])
-        unknown = problem["type"] == "extra_forbidden"
-        what = "unknown key" if unknown else problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{place}: {what} (got {problem['input']!r})" if place else what)
-    return "; ".join(dict.fromkeys(lines))
 
 
 def check_is_config(given: object, argument: str = "peft_config") -> None:

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
-from adapterkit.config.base import PositiveNumber
 from adapterkit.config.layer import IndexedLayerConfig
+from adapterkit.config.strict import PositiveNumber
 
 
 class FactoredLayerConfig(IndexedLayerConfig):

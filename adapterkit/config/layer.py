@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from adapterkit.config.base import Names, Pattern, PeftConfig, pattern_fault
+from adapterkit.config.base import PeftConfig
+from adapterkit.config.strict import Names, Pattern, pattern_fault
 
 
 class LayerConfig(PeftConfig):

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import override
 
-from adapterkit.config.base import Form, PeftConfig, Text
+from adapterkit.config.base import Form, PeftConfig
+from adapterkit.config.strict import Text
 
 
 class PromptConfig(PeftConfig):

@@ -18,9 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from adapterkit.config.base import PeftConfig, StrictModel, Text
+from adapterkit.config.base import PeftConfig
 from adapterkit.config.choices import BUILTIN_FAMILIES, BUILTIN_PREFIX
 from adapterkit.config.coherence import misfits_of, refuse
+from adapterkit.config.strict import StrictModel, Text
 from adapterkit.config.task import TaskConfig
 from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import of_choices

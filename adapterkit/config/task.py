@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from adapterkit.config.base import StrictModel
+from adapterkit.config.strict import StrictModel
 from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import BrokenPluginError
 from adapterkit.registry import declared_as, implementation, resolve

@@ -15,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from adapterkit.config.base import StrictModel, Text, as_names
 from adapterkit.config.choices import (
     EVALUATING,
     FSDP_OPTIONS,
@@ -26,6 +25,7 @@ from adapterkit.config.choices import (
     Optimizer,
     Scheduler,
 )
+from adapterkit.config.strict import StrictModel, Text, as_names
 from adapterkit.errors import did_you_mean
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from adapterkit.config.base import PeftConfig, summarize
+from adapterkit.config.base import PeftConfig
 from adapterkit.config.run import ModelConfig, RunConfig, run_config
+from adapterkit.config.strict import summarize
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import CheckpointError, ConfigError
 from adapterkit.model import PeftModel

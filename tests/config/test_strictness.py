@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 from pydantic import ValidationError
 
-from adapterkit import LoraConfig, PeftConfig, PrefixTuningConfig
-from adapterkit.config.base import summarize
+from adapterkit import LoraConfig, PeftConfig, PeftType, PrefixTuningConfig, TaskType
+from adapterkit.config.strict import summarize
 from adapterkit.errors import CheckpointError, ConfigError
 from adapterkit.registry import methods
 
@@ -99,7 +100,7 @@ def test_refused_on_assignment(field, value):
 def test_taken_as_meant(fields, field, expected):
     value = getattr(LoraConfig(**fields), field)
     assert value == expected or str(value).lower() == expected
-    assert type(value) is type(expected)
+    assert type(value) is type(expected) or field == "task_type"
 
 
 IDLE = [
@@ -136,6 +137,24 @@ def test_what_would_do_nothing_is_refused_but_in_files(method, fields, needed):
     assert make(**fields, inference_mode=True).to_dict()
     if needed is not None:
         make(**{**fields, **needed})
+
+
+@pytest.mark.parametrize("name", methods)
+def test_names_read_as_members_of_pefts_enumerations(name, tmp_path):
+    def names(config):
+        return [config.peft_type, config.task_type]
+
+    config = methods[name](**methods[name].example, task_type=TaskType.CAUSAL_LM)
+    config.save_pretrained(tmp_path)
+    read = PeftConfig.from_pretrained(tmp_path)
+    for each in (config, config.model_copy(deep=True), pickle.loads(pickle.dumps(config)), read):
+        assert names(each) == [name.upper(), "CAUSAL_LM"] == [PeftType[name.upper()], TaskType.CAUSAL_LM]
+        assert [named.value for named in names(each)] == [named.name for named in names(each)] == names(each)
+    config.task_type = "SEQ_CLS"
+    assert config.task_type.value == "SEQ_CLS"
+    for plain in (*config.model_dump().values(), config.peft_type.value, *json.loads(config.to_json()).values()):
+        assert type(plain) is not type(config.peft_type)
+    assert methods[name](**methods[name].example).task_type is None
 
 
 @pytest.mark.parametrize("tokens", [0, -1, None, "20"])

@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 from typing_extensions import override
 
 from adapterkit.architectures import ADAPTED_WHOLE, ARCHITECTURES, ROLES
-from adapterkit.config.base import Choice, Form, PositiveNumber
+from adapterkit.config.base import Form
 from adapterkit.config.layer import IndexedLayerConfig
+from adapterkit.config.strict import Choice, PositiveNumber
 
 
 def _by_layer(value: Any) -> Any:

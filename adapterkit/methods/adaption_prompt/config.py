@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
-from adapterkit.config.base import Choice, Names
 from adapterkit.config.layer import LayerConfig
+from adapterkit.config.strict import Choice, Names
 from adapterkit.errors import TargetError
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from adapterkit.config.base import Choice, Form, Pattern
+from adapterkit.config.base import Form
 from adapterkit.config.layer import LayerConfig
+from adapterkit.config.strict import Choice, Pattern
 
 
 class IA3Config(LayerConfig):

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from adapterkit.config.base import Choice
 from adapterkit.config.factored import FactoredLayerConfig
+from adapterkit.config.strict import Choice
 
 
 def _positive_or_automatic(value: int) -> int:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from typing_extensions import override
 
-from adapterkit.config.base import Choice, Form, Names, PositiveNumber
+from adapterkit.config.base import Form
 from adapterkit.config.layer import IndexedLayerConfig, Ranges, Token, TokenIndices
+from adapterkit.config.strict import Choice, Names, PositiveNumber
 from adapterkit.methods.lora.starts import BdLoraConfig, CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
 
 Init = Literal["gaussian", "olora", "pissa", "orthogonal", "eva", "corda", "lora_ga", "loftq", "mica"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from adapterkit.config.base import Names, StrictModel, Text
+from adapterkit.config.strict import Names, StrictModel, Text
 from adapterkit.errors import TargetError
 
 

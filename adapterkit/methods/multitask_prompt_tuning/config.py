@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import override
 
-from adapterkit.config.base import Choice, Form, Text
+from adapterkit.config.base import Form
 from adapterkit.config.prompt import WordPromptConfig
+from adapterkit.config.strict import Choice, Text
 
 Start = Literal["RANDOM", "TEXT", "AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED"]
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 from typing_extensions import override
 
-from adapterkit.config.base import Choice, Form
+from adapterkit.config.base import Form
 from adapterkit.config.layer import IndexedLayerConfig
+from adapterkit.config.strict import Choice
 
 
 class OFTConfig(IndexedLayerConfig):

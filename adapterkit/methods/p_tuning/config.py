@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from adapterkit.config.base import Choice
 from adapterkit.config.prompt import PromptConfig
+from adapterkit.config.strict import Choice
 
 
 class PromptEncoderReparameterizationType(StrEnum):

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 from typing_extensions import override
 
-from adapterkit.config.base import Choice
 from adapterkit.config.layer import LayerConfig
+from adapterkit.config.strict import Choice
 
 
 class PolyConfig(LayerConfig):

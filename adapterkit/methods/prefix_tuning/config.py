@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 from typing_extensions import override
 
-from adapterkit.config.base import Choice, Form
+from adapterkit.config.base import Form
 from adapterkit.config.prompt import PromptConfig
+from adapterkit.config.strict import Choice
 
 
 class PrefixTuningConfig(PromptConfig):

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from adapterkit.config.base import Choice
 from adapterkit.config.prompt import WordPromptConfig
+from adapterkit.config.strict import Choice
 
 
 class PromptTuningInit(StrEnum):
