@@ -150,11 +150,13 @@ class PeftModel(Operations, Saved):
             )
 
     def _make_prompt(self, config: PeftConfig, name: str, *, empty: bool) -> tuple[PeftConfig, PromptAdapter]:
-        prompts = self._prompts()
+        from adapterkit.prompts.making import make_prompt
+        from adapterkit.prompts.sizes import with_sizes
+
         if not isinstance(config, PromptConfig):
             raise CapabilityError(f"{config.peft_type} is no prompt method")
-        config = prompts.with_sizes(config, self.get_base_model(), self.task_type)
-        return config, prompts.make_prompt(config, self.get_base_model(), name, empty=empty)
+        config = with_sizes(config, self.get_base_model(), self.task_type)
+        return config, make_prompt(config, self.get_base_model(), name, empty=empty)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Whether adapters receive gradients; which ones are active does not change."""

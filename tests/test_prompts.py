@@ -12,7 +12,7 @@ from torch import nn
 from adapterkit import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from adapterkit.errors import BrokenPluginError, CapabilityError, ConfigError, StateError
 from adapterkit.nn.adapter import PromptAdapter
-from adapterkit.prompts.around import with_sizes
+from adapterkit.prompts.sizes import with_sizes
 from tests.parity.helpers import peft, quiet
 from tests.parity.prompts import COLUMNS, ROWS, bart, batch, bert, gpt2, lively, llama, mistral, t5
 

@@ -19,7 +19,7 @@ from adapterkit.errors import CapabilityError
 from adapterkit.model import PeftModel
 from adapterkit.ondisk.reading import AdapterFiles
 from adapterkit.ondisk.soundness import problems
-from adapterkit.prompts.around import with_sizes
+from adapterkit.prompts.sizes import with_sizes
 from adapterkit.testing.case import frozen_state, same
 from adapterkit.testing.configs import ConfigLaws
 from adapterkit.testing.elsewhere import GPU, Elsewhere
