@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from adapterkit.errors import DataError, of_choices
 from adapterkit.train.columns import Roles, assign
 from adapterkit.train.headers import common_header
 from adapterkit.train.readers import Columns, read_file
+from adapterkit.train.shares import held_out, subset
 from adapterkit.train.values import check_values
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -26,10 +26,6 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 """Our splits and what files and Hub splits are called for them."""
-
-SPLIT_SEED = 0
-"""Seed of the held-out share and of subsets: the same for every seed of a run, so that runs compare."""
-
 
 Builtin = Callable[[], Mapping[str, list[dict[str, Any]]] | None]
 
@@ -86,7 +82,7 @@ def load_data(config: DataConfig, roles: Roles, builtin: Builtin = lambda: None)
         _refuse(config, "validation_fraction", why=f"{raw.source} has a validation split")
     else:
         raw = _with_validation(raw, roles, config.validation_fraction)
-    splits = {name: _subset(split, _limit(config, name), raw.ordered) for name, split in raw.splits.items()}
+    splits = {name: subset(split, _limit(config, name), raw.ordered) for name, split in raw.splits.items()}
     return Data(splits["train"], splits["validation"], splits.get("test"), raw.source, raw.fingerprint)
 
 
@@ -296,49 +292,15 @@ def _from_splits(loaded: Any, config: DataConfig, source: str) -> _Raw:
 
 def _with_validation(raw: _Raw, roles: Roles, fraction: float) -> _Raw:
     train = raw.splits["train"]
-    held_out = _held_out(train, roles, fraction=fraction, ordered=raw.ordered)
-    if not held_out or len(held_out) == len(train):
-        whole = f" that share one {roles.group_by}" if held_out and roles.group_by else ""
+    chosen = held_out(train, roles, fraction=fraction, ordered=raw.ordered)
+    if not chosen or len(chosen) == len(train):
+        whole = f" that share one {roles.group_by}" if chosen and roles.group_by else ""
         raise DataError(
             f"{raw.source}: {len(train)} examples{whole} are too few to hold out {fraction:g} for validation"
         )
-    rest = sorted(set(range(len(train))) - set(held_out))
-    return replace(raw, splits={**raw.splits, "train": train.select(rest), "validation": train.select(held_out)})
-
-
-def _held_out(train: Dataset, roles: Roles, *, fraction: float, ordered: bool) -> list[int]:
-    """Indices to hold out: the end of a text; else a share of each class, or of all groups, drawn by chance."""
-    if ordered:
-        return list(range(len(train) - max(1, round(len(train) * fraction)), len(train)))
-    rng, members = random.Random(SPLIT_SEED), _members(train, roles)
-    if roles.group_by:
-        groups = list(members)
-        rng.shuffle(groups)
-        chosen = groups[: max(1, round(len(groups) * fraction))]
-        return sorted(index for group in chosen for index in group)
-    found = sorted(i for group in members for i in rng.sample(group, round(len(group) * fraction)))
-    spare = [i for group in members for i in rng.sample(group, len(group) - 1)]  # one of each class stays
-    return found or sorted(rng.sample(spare, min(len(spare), round(len(train) * fraction))))
-
-
-def _members(train: Dataset, roles: Roles) -> list[list[int]]:
-    """The indices that belong together, or to one class; values that hardly repeat (numbers) make no classes."""
-    column = roles.group_by or roles.stratify_by
-    keys = [str(value) for value in train[column][:]] if column in train.column_names else [""] * len(train)
-    if roles.group_by is None and len(set(keys)) * 2 > len(keys):
-        keys = [""] * len(train)
-    members: dict[str, list[int]] = {}
-    for index, key in enumerate(keys):
-        members.setdefault(key, []).append(index)
-    return list(members.values())
+    rest = sorted(set(range(len(train))) - set(chosen))
+    return replace(raw, splits={**raw.splits, "train": train.select(rest), "validation": train.select(chosen)})
 
 
 def _limit(config: DataConfig, split: str) -> int | None:
     return config.max_train_samples if split == "train" else config.max_eval_samples
-
-
-def _subset(split: Dataset, limit: int | None, ordered: bool) -> Dataset:
-    if limit is None or limit >= len(split):
-        return split
-    chosen = range(limit) if ordered else sorted(random.Random(SPLIT_SEED).sample(range(len(split)), limit))
-    return split.select(chosen)
