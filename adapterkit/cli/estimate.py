@@ -185,11 +185,11 @@ def _rows(model: PeftModel) -> list[Row]:
     prompts = (("(inputs)", prompt) for prompt in model.prompt_encoder.values())
     for name, part in [*model.base_model.parts("default"), *prompts]:
         parameters = sum(p.numel() for p in part.parameters() if p.requires_grad)
-        counts[with_open_numbers(name), _layer(part, parameters)].append(parameters)
+        counts[with_open_numbers(name), _layer(part)].append(parameters)
     return [Row(name, layer, len(found), sum(found)) for (name, layer), found in counts.items()]
 
 
-def _layer(part: Any, parameters: int) -> str:
+def _layer(part: Any) -> str:
     view = getattr(part, "layer", None)
     return f"{view.kind} {view.in_features} x {view.out_features}" if view is not None else type(part).__name__
 
