@@ -28,7 +28,7 @@ CORE = "adapterkit"
 DISCRIMINATOR = {"method": "peft_type", "task": "name"}
 """The field by which a config says which plugin it belongs to: the plugin's name, a method's in capitals."""
 
-FIELDS = ("pattern_fields", "subset_fields", "runtime_fields", "start_fields")
+FIELDS = ("pattern_fields", "subset_fields", "runtime_fields", "start_fields", "only_with")
 """What config classes declare of their fields, by name."""
 
 REFERENCES = ("adapter", "wrapper", "pipeline")

@@ -112,6 +112,10 @@ def test_an_entry_point_that_names_no_class_is_told_and_hurts_no_other(site, val
             good("BAD") + "    runtime_fields: ClassVar = {'speed'}\n",
             r"has runtime_fields=\{'speed'\}, and no fields speed",
         ),
+        (
+            good("BAD") + "    only_with: ClassVar = {'speed': ('strength', True)}\n",
+            r"has only_with=\{.*\}, and no fields speed",
+        ),
         (good("BAD") + "    runtime_fields: ClassVar = 'strength'\n", "has runtime_fields='strength', where a set"),
         (good("BAD", "gone_one.deep:X"), "has adapter 'gone_one.deep:X', and there is no module 'gone_one'"),
         (good("BAD", "bad_plugin.deep:X"), "has adapter .*there is no module 'bad_plugin.deep'"),
