@@ -61,6 +61,7 @@ from adapterkit.registry import methods
             {"layers_to_transform": [0], "target_modules": "all-linear"},
             "layers_to_transform needs target_modules as a list",
         ),
+        ({"layers_to_transform": [0], "target_parameters": ["w"]}, "layers_to_transform would do nothing"),
         ({"layers_pattern": "h"}, "layers_pattern is set, but layers_to_transform is not"),
         ({"layers_to_transform": 0, "layers_pattern": "("}, "layers_pattern: '\\(' is not a regular expression"),
         ({"layers_to_transform": 0, "layers_pattern": ["h", "*"]}, "layers_pattern: '\\*' is not a regular expression"),

@@ -204,6 +204,13 @@ class LoraConfig(IndexedLayerConfig):
         return self
 
     @model_validator(mode="after")
+    def _layers_are_of_modules(self) -> Self:
+        narrows = self.layers_to_transform is not None and self.target_parameters and not self.target_modules
+        if narrows and not self.inference_mode:
+            raise ValueError("layers_to_transform would do nothing: it narrows target_modules, not target_parameters")
+        return self
+
+    @model_validator(mode="after")
     def _lora_bias_has_no_dora(self) -> Self:
         if self.lora_bias and self.use_dora:
             raise ValueError("lora_bias and use_dora exclude each other")
