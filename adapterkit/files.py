@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from adapterkit.given import check_path
+
 HUB_OPTIONS = frozenset(
     {"subfolder", "revision", "token", "cache_dir", "force_download", "local_files_only", "etag_timeout", "headers",
      "user_agent", "repo_type", "endpoint"}
@@ -124,6 +126,8 @@ def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, 
     Raises:
         CheckpointError: ``model_id`` is neither a directory nor a readable repository with that file.
     """
+    if subfolder is not None:
+        check_path(subfolder, "subfolder", "a folder's name")
     directory = Path(model_id)
     if directory.is_dir():
         return current(directory / (subfolder or "") / filename)

@@ -41,7 +41,9 @@ def check_name(given: object, argument: str = "adapter_name") -> None:
         raise misfit(argument, given, "a name")
 
 
-def names_of(given: Any, argument: str = "adapter_name") -> tuple[str, ...]:
+def names_of(
+    given: Any, argument: str = "adapter_name", wanted: str = "the name of an adapter, or a list of names,"
+) -> tuple[str, ...]:
     """The names that a name, or several in any collection, stand for.
 
     Raises:
@@ -54,7 +56,7 @@ def names_of(given: Any, argument: str = "adapter_name") -> tuple[str, ...]:
     except TypeError:
         names = (None,)
     if not all(isinstance(name, str) for name in names):
-        raise misfit(argument, given, "the name of an adapter, or a list of names,")
+        raise misfit(argument, given, wanted)
     return names
 
 
@@ -74,6 +76,15 @@ def check_mapping(given: object, argument: str, wanted: str) -> None:
     """
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
         raise misfit(argument, given, wanted)
+
+
+def check_callable(given: object, argument: str) -> None:
+    """
+    Raises:
+        ArgumentError: this cannot be called.
+    """
+    if not callable(given):
+        raise misfit(argument, given, "a function")
 
 
 def _is_number(given: object) -> bool:

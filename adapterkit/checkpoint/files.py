@@ -21,7 +21,7 @@ from adapterkit.config.base import CONFIG_NAME, PeftConfig
 from adapterkit.config.layer import pattern_value
 from adapterkit.errors import CapabilityError, CheckpointError, of_choices
 from adapterkit.files import HUB_OPTIONS, fetch, hub_options, replacing_all
-from adapterkit.given import check_path
+from adapterkit.given import check_mapping, check_path, names_of
 from adapterkit.ondisk.names import HEAD_PREFIX, PICKLED_NAME, PREFIX, WEIGHTS_NAME
 
 _ACCEPTED = frozenset({"use_auth_token", "resume_download", "proxies"})
@@ -66,15 +66,17 @@ class Reading:
         """
         known = {"ignore_mismatched_sizes", "allow_unknown", "key_mapping", *HUB_OPTIONS, *_ACCEPTED}
         for name, value in options.items():
-            if value and name in _REFUSED:
+            if name in _REFUSED and value:
                 raise CapabilityError(f"{name}={value!r} is not possible: {_REFUSED[name]}")
             if name not in known and name not in _REFUSED:
                 raise TypeError(f"unknown option {name!r}{of_choices(name, sorted(known), 'Options:')}")
+        mapping, allowed = options.get("key_mapping") or {}, options.get("allow_unknown")
+        check_mapping(mapping, "key_mapping", "a mapping of regular expressions to replacements")
         return cls(
             strict=strict,
             ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes")),
-            allow_unknown=tuple(options.get("allow_unknown") or ()),
-            key_mapping=options.get("key_mapping") or {},
+            allow_unknown=() if allowed is None else names_of(allowed, "allow_unknown", "the name of a key, or a list"),
+            key_mapping=mapping,
             hub=hub_options(options),
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from adapterkit.errors import CheckpointError, ConfigError, TrainingError
 from adapterkit.files import replacing
+from adapterkit.given import check_callable
 from adapterkit.methods.lora import start
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.init import Eigens
@@ -60,6 +61,8 @@ def preprocess_corda(
         ConfigError: the config starts otherwise, or there are neither samples nor a file.
         CheckpointError: a file is none of tensors, or is of other layers or ranks.
     """
+    if run_model is not None:
+        check_callable(run_model, "run_model")
     seen = targets_of(hooked_model or model, lora_config)
 
     def look(see: Callable[[str, Tensor], None]) -> None:

@@ -83,6 +83,8 @@ def get_eva_state_dict(
         TrainingError: directions do not settle.
     """
     adapted = hasattr(model, "peft_config")
+    if adapted and peft_config is None:
+        model.base_model.require_config([adapter_name], "get_eva_state_dict")
     config = peft_config or (model.peft_config[adapter_name] if adapted else None)
     if config is None:
         raise ConfigError("get_eva_state_dict needs peft_config where the model has no adapter")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adapterkit.errors import CapabilityError, ConfigError
 from adapterkit.files import replacing
+from adapterkit.given import check_callable, check_path
 from adapterkit.methods.lora import start
 from adapterkit.methods.lora.config import LoraConfig
 from adapterkit.methods.lora.observe import as_base, device_of, frozen_of, in_mode, learnt, on_device, targets_of
@@ -43,6 +44,9 @@ def preprocess_loraga(
         CapabilityError: a layer is quantised, and has no gradient.
         CheckpointError: the file is none of tensors, or is of other layers.
     """
+    check_callable(train_step, "train_step")
+    if cache_file is not None:
+        check_path(cache_file, "cache_file", "the path of a file")
     layers = targets_of(model, lora_config)
     known = learnt(cache_file, [f"{name}{_SUFFIX}" for name in layers], device_of(layers))
     if known is not None:
