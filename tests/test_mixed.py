@@ -110,7 +110,16 @@ def test_one_saved_adapter_starts_a_mix(tmp_path):
     assert list(mixed.peft_config) == ["first", "second"]
 
 
-@pytest.mark.parametrize("content", ["[]", '{"adapters": ["x"]}', '{"adapters": ["x"], "active_adapters": ["y"]}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"adapters": ["x"]}',
+        '{"adapters": ["x"], "active_adapters": ["y"]}',
+        '{"adapters": [], "active_adapters": []}',
+        "{",
+    ],
+)
 def test_a_broken_index_is_named(tmp_path, content):
     (tmp_path / "mixed_adapters.json").write_text(content)
     with pytest.raises(CheckpointError, match="mixed_adapters"):

@@ -255,6 +255,8 @@ def test_embeddings_that_are_trained_do_not_grow(fields, which):
     expected = logits(model)
     with pytest.raises(StateError, match=rf"{which} belongs to the adapters \['default'\].*before they are made"):
         longer(model)
+    with pytest.raises(StateError, match=which):
+        model.resize_token_embeddings(new_num_tokens=40)
     assert torch.equal(logits(model), expected)
     assert model.resize_token_embeddings() is not None
 

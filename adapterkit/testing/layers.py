@@ -100,6 +100,15 @@ class LayerLaws(AdapterCase):
         assert given
         assert all(torch.equal(y, before) for y, before in given), "what the layer gave was written to"
 
+    def test_two_of_a_method_are_the_onion(self, sample: nn.Module) -> None:
+        model, x = self.adapted(sample, "a", "b"), self.inputs(sample)
+        for adapted in adapted_layers(model):
+            expected = by_hand(adapted.chain(("a", "b")), adapted.base_layer, x)
+            model.base_model.activate(("a", "b"))
+            self.close(adapted(x), expected)
+            adapted.base_layer.register_forward_hook(lambda *_: None)
+            self.close(adapted(x), expected)
+
     def test_low_rank_change_is_the_onion(self, sample: nn.Module) -> None:
         model, x = self.adapted(sample), self.inputs(sample)
         for adapted in adapted_layers(model):

@@ -65,6 +65,7 @@ from adapterkit.registry import methods
         ({"layers_pattern": "h"}, "layers_pattern is set, but layers_to_transform is not"),
         ({"layers_to_transform": 0, "layers_pattern": "("}, "layers_pattern: '\\(' is not a regular expression"),
         ({"layers_to_transform": 0, "layers_pattern": ["h", "*"]}, "layers_pattern: '\\*' is not a regular expression"),
+        ({"layer_replication": 3}, "layer_replication\n  Input should be a valid list"),
         ({"lora_bias": True, "use_dora": True}, "exclude each other"),
     ],
     ids=str,

@@ -48,6 +48,14 @@ def test_deleting_puts_the_very_modules_back():
     assert torch.equal(model(batch()), before)
 
 
+def test_what_is_inside_a_module_can_be_adapted_once_no_copy_of_it_is_left():
+    tuner = Tuner(net())
+    tuner.add("a", lora(target_modules=["embed"], modules_to_save=["layers.0"]))
+    tuner.delete("a")
+    tuner.add("b", lora(target_modules=["query"]))
+    assert list(tuner.layers) == ["layers.0.query", "layers.1.query"]
+
+
 def test_a_module_that_cannot_be_copied_changes_nothing():
     model = net().requires_grad_(True)
     model.classifier.lock = threading.Lock()
@@ -273,10 +281,11 @@ def test_injected_adapters_have_no_config_to_save(tmp_path):
         _ = model.active_peft_config
 
 
+@pytest.mark.parametrize("meta", [False, True])
 @pytest.mark.parametrize(("half", "expected"), [(True, torch.float32), (False, torch.bfloat16)])
-def test_types_of_adapters_on_a_half_base(half, expected):
+def test_types_of_adapters_on_a_half_base(half, expected, meta):
     tuner = Tuner(net().to(torch.bfloat16))
-    tuner.add("a", lora(modules_to_save=["classifier"]), autocast_adapter_dtype=half)
+    tuner.add("a", lora(modules_to_save=["classifier"]), autocast_adapter_dtype=half, low_cpu_mem_usage=meta)
     assert {p.dtype for _, part in tuner.parts("a") if not isinstance(part, nn.Linear) for p in part.parameters()} == {
         expected
     }

@@ -166,7 +166,7 @@ def test_numbers_are_pefts(kind):
 
 
 @pytest.mark.parametrize("kind", ["svd", "magnitude_prune_svd"])
-@pytest.mark.parametrize("svd_rank", [None, 3])
+@pytest.mark.parametrize("svd_rank", [None, 1, 3])
 def test_a_pattern_does_not_cut_the_rank_of_a_sum(kind, svd_rank):
     made, theirs = model_and_pefts({"r": 6, "target_modules": ["a", "b"], "rank_pattern": {"a": 2}})
     with quiet():

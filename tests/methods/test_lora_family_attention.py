@@ -87,6 +87,18 @@ class TestAttention:
         assert all(p.grad is not None and p.grad.any() for p in trained.values())
 
 
+def test_attention_without_biases_is_merged_and_has_none():
+    torch.manual_seed(0)
+    model = get_peft_model(nn.Sequential(nn.MultiheadAttention(8, 2, bias=False)), LoraConfig(r=2, target_modules=["0"]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    expected = model.base_model.model[0](X, X, X)
+    merged = model.merge_and_unload()[0]
+    torch.testing.assert_close(merged(X, X, X), expected, atol=1e-5, rtol=1e-4)
+    assert merged.in_proj_bias is merged.out_proj.bias is None
+
+
 @pytest.mark.parametrize("target", ["linear1", "linear2"])
 def test_adapters_beside_attention_are_not_passed_over_in_inference(target):
     model = adapted(LoraConfig(r=2, target_modules=[target]))

@@ -140,6 +140,11 @@ def test_a_vocabulary_start_takes_words() -> None:
         ({"prompt_tuning_init": "TEXT"}, "needs prompt_tuning_init_text"),
         ({"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "x"}, "needs tokenizer_name_or_path"),
         ({"tokenizer_kwargs": {"a": 1}}, "prompt_tuning_init is not TEXT"),
+        (
+            {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "x", "tokenizer_name_or_path": "y"}
+            | {"tokenizer_kwargs": {"trust_remote_code": True}},
+            "trust_remote_code is refused",
+        ),
     ],
 )
 def test_what_a_text_start_needs(fields: dict[str, object], words: str) -> None:

@@ -178,6 +178,8 @@ def test_routing_needs_rows_in_dimension_0():
     layer.selection.routes = Routes.of(["a", "__base__"])
     with pytest.raises(StateError, match="adapter_names has 2 names, and a layer's input has 3 rows"):
         layer(torch.randn(3, 5))
+    with pytest.raises(StateError, match="adapter_names has 0 names"):
+        Routes.of([]).fit(3)
 
 
 def test_routes_spread_over_beams():

@@ -52,6 +52,16 @@ def test_forward_mode(both, trained):
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,)], ids=["x", "A", "B"])
+def test_one_gradient_alone(both, wanted):
+    computed, t = both
+    found = []
+    for function in (computed, t.plain):
+        given = [v.clone().requires_grad_(place in wanted) for place, v in enumerate((t.x, t.a, t.b))]
+        found.append(torch.autograd.grad(function(*given).sin().sum(), [given[place] for place in wanted]))
+    torch.testing.assert_close(*found)
+
+
 def test_many_gradients_at_once(both):
     computed, t = both
     found, many = [], torch.randn(3, *t.x.shape[:-1], 4, dtype=torch.float64)

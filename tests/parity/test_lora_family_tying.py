@@ -172,6 +172,12 @@ def test_the_file_names_the_embedding_only(tmp_path):
         assert sorted(name.rpartition(".")[2] for name in names) == ["embed_tokens", "q_proj"]
 
 
+def test_other_modules_may_be_saved_whole_beside_tied_targets():
+    model = get_peft_model(tied(), LoraConfig(**fields(target_modules=["lm_head"], modules_to_save=["norm"])))
+    assert sorted(model.base_model.layers) == ["lm_head", "model.embed_tokens"]
+    assert sorted(model.base_model.copies) == ["model.norm"]
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "error", "message"),
     [
