@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from adapterkit.checkpoint.keys import State
@@ -218,24 +216,14 @@ def read_file(path: Path, device: str | torch.device | None = None) -> Contents:
     return Contents(state, metadata)
 
 
-_READS = "backend" in signature(load_file).parameters and hasattr(safe_open, "get_tensors")
-"""Whether safetensors can read a file; otherwise, as before 0.8, it can only map it into memory."""
-
-
 def _read(path: Path, device: str) -> tuple[Any, Mapping[str, str]]:
     """Tensors in memory of their own: not in a mapped file, which may change, and not views of one another; None where
     the file has something else. And what it says of itself."""
-    metadata: Mapping[str, str] = {}
     if path.suffix == ".safetensors":
-        options: dict[str, Any] = {"backend": "pread"} if _READS else {}
-        with safe_open(path, "pt", device=device, **options) as file:
-            metadata = file.metadata() or {}
-            if _READS:
-                return file.get_tensors(), metadata
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
-    else:
-        state = torch.load(path, map_location=device, weights_only=True)
-    return {key: value.clone() for key, value in state.items()} if _is_state(state) else None, metadata
+        with safe_open(path, "pt", device=device, backend="pread") as file:
+            return file.get_tensors(), file.metadata() or {}
+    state = torch.load(path, map_location=device, weights_only=True)
+    return {key: value.clone() for key, value in state.items()} if _is_state(state) else None, {}
 
 
 def _is_state(value: Any) -> bool:
