@@ -103,6 +103,11 @@ def test_selected_adapters_only(tmp_path):
     assert list(PeftMixedModel.from_pretrained(net(), tmp_path).peft_config) == ["lora"]
 
 
+def test_other_processes_write_nothing(tmp_path):
+    mix(("lora",)).save_pretrained(tmp_path / "new", is_main_process=False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_one_saved_adapter_starts_a_mix(tmp_path):
     get_peft_model(net(), config("lora")).save_pretrained(tmp_path)
     mixed = PeftMixedModel.from_pretrained(net(), tmp_path, "first")

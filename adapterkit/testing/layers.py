@@ -97,6 +97,8 @@ class LayerLaws(AdapterCase):
             with torch.no_grad():
                 for _ in range(2):
                     self.close(adapted(x), results[1])
+        with torch.no_grad():
+            model(self.inputs(layer), adapter_names=["a", "__base__", "a", "a", "__base__"])
         assert given
         assert all(torch.equal(y, before) for y, before in given), "what the layer gave was written to"
 

@@ -21,6 +21,7 @@ from adapterkit import (
 )
 from adapterkit.errors import CheckpointError, StateError
 from tests.models import batch, lora, moved, net
+from tests.parity.bases import llama
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -190,6 +191,15 @@ def test_embeddings_in_files_are_the_frozen_ones():
     model.add_adapter("other", lora(target_modules=["embed"]))
     set_peft_model_state_dict(model, state, "other")
     assert torch.equal(model(batch()), merged)
+
+
+def test_embeddings_travel_with_the_adapter_that_adapts_them_alone():
+    base = llama()
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["embed_tokens"]), "here")
+    model.add_adapter("elsewhere", LoraConfig(r=2, target_modules=["q_proj"]))
+    key = "base_model.model.model.embed_tokens.base_layer.weight"
+    assert torch.equal(get_peft_model_state_dict(model, adapter_name="here")[key], llama().model.embed_tokens.weight)
+    assert not [key for key in get_peft_model_state_dict(model, adapter_name="elsewhere") if "embed" in key]
 
 
 OTHERS = {

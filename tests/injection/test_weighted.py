@@ -226,6 +226,8 @@ def test_what_is_refused_changes_nothing():
         made.add_weighted_adapter(["x", "z"], [1, 1], "sum")
     with pytest.raises(StateError, match="1 weights for the adapters"):
         made.add_weighted_adapter(["x", "y"], [1], "sum")
+    with pytest.raises(StateError, match="each needs one, and stands once"):
+        made.add_weighted_adapter(["x", "x"], [1, 1], "sum")
     with pytest.raises(StateError, match="an adapter named 'y' is there already"):
         made.add_weighted_adapter(["x"], [1], "y")
     with pytest.raises(CapabilityError, match=r"no combination 'tie'; did you mean 'ties'\?"):

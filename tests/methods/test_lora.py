@@ -37,7 +37,9 @@ class TestRankStabilised(AdapterContract):
 
 class TestWithBias(AdapterContract):
     config = LoraConfig(r=2, lora_bias=True)
-    layers = {"linear": nn.Linear(8, 12), "conv2d": nn.Conv2d(8, 12, 3, padding="same", dilation=2)}
+    layers = {"linear": nn.Linear(8, 12), "linear_no_bias": nn.Linear(8, 8, bias=False)} | {
+        "conv2d": nn.Conv2d(8, 12, 3, padding="same", dilation=2)
+    }
 
     def test_attention_of_pytorch_is_adapted_or_refused(self):
         with pytest.raises(CapabilityError, match="lora_bias is not possible on a parameter"):
@@ -91,6 +93,14 @@ def test_dora_is_a_length_and_a_direction():
     weight = made.lora_magnitude_vector[:, None] * direction / direction.norm(dim=1, keepdim=True)
     torch.testing.assert_close(made.adapt_output(layer(x), x), nn.functional.linear(x, weight, layer.bias))
     torch.testing.assert_close(made.adapt_weight(layer.weight), weight)
+
+
+def test_dropout_leaves_an_embedding_s_indices_alone():
+    layer, x = nn.Embedding(5, 4), torch.arange(5)
+    made = adapter(layer, r=2, lora_dropout=0.5)
+    drawn(made)
+    y = layer(x)
+    assert torch.equal(made.train().adapt_output(y, x), made.eval().adapt_output(y, x))
 
 
 @pytest.mark.parametrize("scheme", [True, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_3"])

@@ -89,7 +89,9 @@ class TestAttention:
 
 def test_attention_without_biases_is_merged_and_has_none():
     torch.manual_seed(0)
-    model = get_peft_model(nn.Sequential(nn.MultiheadAttention(8, 2, bias=False)), LoraConfig(r=2, target_modules=["0"]))
+    model = get_peft_model(
+        nn.Sequential(nn.MultiheadAttention(8, 2, bias=False)), LoraConfig(r=2, target_modules=["0"])
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

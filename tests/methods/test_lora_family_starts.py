@@ -283,6 +283,25 @@ def test_eva_needs_something_to_look_at():
         initialize_lora_eva_weights(get_peft_model(Two(), LoraConfig(**SIZES)), batches())
 
 
+def test_lora_ga_needs_two_directions_a_rank():
+    with pytest.raises(ConfigError, match=r"takes 2 r directions; a weight \(32, 64\) has fewer"):
+        started("lora_ga", r=17, target_modules=["second"])
+
+
+@pytest.mark.parametrize("scheme", ["pissa", "olora"])
+def test_a_module_saved_whole_is_written_as_it_is_beside_the_difference_to_a_start(scheme, tmp_path):
+    config = LoraConfig(r=4, target_modules=["first"], modules_to_save=["second"], init_lora_weights=scheme)
+    model = get_peft_model(Two(), config)
+    model.save_pretrained(tmp_path / "start")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+    model.save_pretrained(tmp_path / "whole", path_initial_model_for_weight_conversion=tmp_path / "start")
+    again, x = PeftModel.from_pretrained(Two(), tmp_path / "whole"), batches()[0]["x"]
+    torch.testing.assert_close(again(x), model(x), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("scheme", ["pissa", "olora"])
 def test_a_start_that_the_file_does_not_tell_of_is_warned_of(scheme, tmp_path):
     model = get_peft_model(Two(), LoraConfig(**SIZES, init_lora_weights=scheme))

@@ -116,6 +116,11 @@ def test_routing_is_refused():
         ({"target_parameters": ["experts.down_projection"]}, TargetError, "did you mean 'experts.down_proj'"),
         ({"target_parameters": [*EXPERTS, "nothing"]}, TargetError, "'nothing' matches no parameter"),
         ({"target_parameters": ["norm.weight"]}, CapabilityError, r"\(8,\)"),
+        (
+            {"target_parameters": ["norm.table"]},
+            CapabilityError,
+            r"table of a MixtralRMSNorm is a torch.int64 \(2, 2\)",
+        ),
         ({"target_parameters": ["q_proj.weight"], "target_modules": ["q_proj"]}, CapabilityError, "both"),
         ({"lora_dropout": 0.1}, CapabilityError, "lora_dropout"),
         ({"use_dora": True}, CapabilityError, "use_dora"),
@@ -125,7 +130,8 @@ def test_routing_is_refused():
 )
 def test_what_cannot_be_honoured_is_said_and_changes_nothing(fields, error, match):
     model = base()
+    model.model.norm.table = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.int64), requires_grad=False)
     with pytest.raises(error, match=match):
         get_peft_model(model, LoraConfig(**{"r": 2, "target_parameters": EXPERTS, **fields}))
     assert [type(m) for m in model.modules()] == [type(m) for m in base().modules()]
-    assert all(p.requires_grad for p in model.parameters())
+    assert all(p.requires_grad for p in model.parameters() if p.is_floating_point())

@@ -124,3 +124,5 @@ def test_no_weight_expresses_it():
 def test_splits_must_divide():
     with pytest.raises(CapabilityError, match="n_splits=5 does not divide a layer of 4 inputs and 6 outputs"):
         adapted(n_splits=5)
+    with pytest.raises(CapabilityError, match="n_splits=4 does not divide a layer of 4 inputs and 6 outputs"):
+        adapted(n_splits=4)

@@ -132,6 +132,14 @@ def test_a_bias_cannot_be_merged_where_there_is_none():
         layer.merge()
 
 
+def test_a_layer_without_a_bias_stays_without_one():
+    layer, x = adapted(nn.Linear(5, 4, bias=False), turn=Turn), torch.randn(3, 5)
+    expected = layer(x)
+    layer.merge()
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+    assert layer.base_layer.bias is None
+
+
 def test_a_convolution_needs_a_stated_weight():
     layer = adapted(nn.Conv1d(2, 3, 1), bend=Turn)
     with pytest.raises(CapabilityError, match="merging into a Conv1d needs adapters that define adapt_weight"):

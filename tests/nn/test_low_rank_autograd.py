@@ -77,6 +77,22 @@ def test_the_second_derivative(both):
     assert torch.autograd.gradgradcheck(computed, given)
 
 
+def test_the_second_derivative_with_dropout(way):
+    t = Tensors()
+    given = [v.clone().requires_grad_() for v in (t.x, t.a, t.b)]
+
+    def computed(x, a, b):
+        torch.manual_seed(3)  # the same elements are dropped each time
+        y = nn.functional.linear(x, t.weight, t.bias)
+        inside = way == "inside"
+        given = (x, t.weight, t.bias) if inside else (y, x)
+        return (low_rank_linear if inside else low_rank_beside)(*given, a, b, 1.5, dropout=0.5)
+
+    first = torch.autograd.grad(computed(*given).sin().sum(), given)
+    torch.testing.assert_close(torch.autograd.grad(computed(*given).sin().sum(), given, create_graph=True), first)
+    assert torch.autograd.gradgradcheck(computed, given)
+
+
 def test_the_output_may_be_written_to(both):
     computed, t = both
     found = []

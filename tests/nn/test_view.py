@@ -79,7 +79,15 @@ def test_the_operation_with_the_weight_is_the_layer(layer):
     assert not view.weight.requires_grad
 
 
-@pytest.mark.parametrize("quantised", [Packed, Int8])
+class Int32(Int8):
+    """Several numbers in an integer, as others pack them."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.weight = nn.Parameter(self.weight.int(), requires_grad=False)
+
+
+@pytest.mark.parametrize("quantised", [Packed, Int8, Int32])
 def test_an_unknown_quantiser_is_read_off(quantised):
     torch.manual_seed(0)
     layer = quantised(nn.Linear(5, 4))
@@ -89,6 +97,11 @@ def test_an_unknown_quantiser_is_read_off(quantised):
     assert view.dtype == torch.float32
     x = torch.randn(3, 5)
     torch.testing.assert_close(nn.functional.linear(x, view.weight, view.bias), layer(x))
+
+
+def test_a_layer_without_tensors_has_a_type_and_a_place():
+    view = LayerView(nn.Tanh())
+    assert (view.dtype, view.device.type) == (torch.float32, "cpu")
 
 
 def test_a_view_registers_nothing():

@@ -172,6 +172,13 @@ def test_the_file_names_the_embedding_only(tmp_path):
         assert sorted(name.rpartition(".")[2] for name in names) == ["embed_tokens", "q_proj"]
 
 
+def test_layers_that_are_not_tied_may_train_other_tokens():
+    chosen = {"wte": [1, 2], "wpe": [3]}
+    model = get_peft_model(gpt2(), LoraConfig(**fields(target_modules=["c_attn"], trainable_token_indices=chosen)))
+    rows = {key.split(".")[3]: len(t) for key, t in get_peft_model_state_dict(model).items() if "tokens" in key}
+    assert rows == {"wte": 2, "wpe": 1}
+
+
 def test_other_modules_may_be_saved_whole_beside_tied_targets():
     model = get_peft_model(tied(), LoraConfig(**fields(target_modules=["lm_head"], modules_to_save=["norm"])))
     assert sorted(model.base_model.layers) == ["lm_head", "model.embed_tokens"]

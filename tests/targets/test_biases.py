@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapterkit import LoraConfig, get_peft_model
-from adapterkit.checkpoint.state import get_peft_model_state_dict
+from adapterkit.checkpoint.state import get_peft_model_state_dict, set_peft_model_state_dict
+from adapterkit.errors import CheckpointError
 from tests.models import move
 
 
@@ -68,3 +69,9 @@ def test_all_biases_are_trained_once_and_merged():
     with model.disable_adapter():
         assert not torch.allclose(model(x), y)
     torch.testing.assert_close(model.merge_and_unload()(x), y)
+
+
+def test_a_bias_that_the_model_has_not_is_refused():
+    model = get_peft_model(nn.Sequential(nn.Linear(2, 2)), LoraConfig(target_modules=["0"], bias="all"))
+    with pytest.raises(CheckpointError, match=r"unexpected: 7\.bias"):
+        set_peft_model_state_dict(model, {**get_peft_model_state_dict(model), "base_model.model.7.bias": torch.ones(2)})

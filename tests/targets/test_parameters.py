@@ -12,7 +12,11 @@ from adapterkit import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, convert_to
 from adapterkit.architectures import read_in
 from adapterkit.checkpoint.state import get_peft_model_state_dict, set_peft_model_state_dict
 from adapterkit.errors import CapabilityError
+from adapterkit.nn.adapter import LayerAdapter
+from adapterkit.targets.matching import modules_of
+from adapterkit.targets.parameters import attention_spots, check_spots, is_read
 from tests.models import move
+from tests.nn.test_view import Int8
 from tests.parity.helpers import peft, peft_model
 
 
@@ -197,6 +201,26 @@ def test_a_file_may_have_been_trained_with_dropout(tmp_path):
     torch.testing.assert_close(PeftModel.from_pretrained(base, tmp_path)(x), theirs(x))
     with pytest.raises(CapabilityError, match="lora_dropout is not possible"):
         PeftModel.from_pretrained(nn.Sequential(make()), tmp_path, is_trainable=True)
+
+
+def test_quantised_layers_are_called():
+    model, name = mamba(), "layers.0.mixer.dt_proj"
+    assert is_read(name, modules_of(model))
+    mixer = model.layers[0].mixer
+    mixer.dt_proj = Int8(mixer.dt_proj)
+    assert not is_read(name, modules_of(model))
+
+
+class Bend(LayerAdapter):
+    mergeable = False
+
+
+def test_a_method_that_states_no_weight_cannot_change_a_parameter():
+    modules = modules_of(nn.Sequential(nn.MultiheadAttention(4, 2)))
+    spots = attention_spots(modules, ["0"])
+    check_spots(modules, spots, LayerAdapter, "AFFINE")
+    with pytest.raises(CapabilityError, match=r"BEND cannot adapt '0.in_proj_weight'"):
+        check_spots(modules, spots, Bend, "BEND")
 
 
 def test_what_cannot_be_read_so_is_an_error():
