@@ -119,7 +119,7 @@ def keep(model: nn.Module) -> None:
     for layer in stacked:
         for module in layer.modules():
             for name, parameter in module._parameters.items():
-                if parameter is not None and id(parameter) in seen:
+                if id(parameter) in seen:
                     module._parameters[name] = copy.deepcopy(parameter)
                 seen.add(id(parameter))
     _set(model, stacked.before.place, nn.ModuleList(stacked).train(stacked.training))

@@ -68,12 +68,11 @@ def rows_of(value: Any, index: Tensor, rows: int) -> Any:
 
 def call_block(block: nn.Module, change: Change, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A block's outputs, the first of them changed."""
-    inputs = dict(kwargs)
     if len(args) == 1:
-        first, x = None, args[0]
+        first, x, inputs = None, args[0], kwargs
     else:
         names = list(inspect.signature(block.forward).parameters)
-        inputs = {**dict(zip(names, args, strict=False)), **inputs}
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         first, x = names[0], inputs.pop(names[0])
     others: list[tuple[Any, ...]] = []
 

@@ -179,7 +179,7 @@ class MergingLayer(Module):
         if self._frozen:
             held: Any = nn.Module()  # as PyTorch does it: parameters stay the objects they are, which others may share
             held._parameters.update(self._frozen)
-            self._frozen = dict(held._apply(fn)._parameters)
+            self._frozen = held._apply(fn)._parameters
         return self
 
 

@@ -173,7 +173,7 @@ def looked_at_once(views: Iterable[LayerView], routes: Routes) -> Iterator[None]
 
 
 def _is_usual(adapter: LayerAdapter, x: Tensor) -> bool:
-    return adapter.layer.kind == "linear" and x.is_floating_point() and x.ndim > 1 and is_plain_call()
+    return adapter.layer.kind == "linear" and x.is_floating_point() and is_plain_call()
 
 
 def _dtype(x: Tensor) -> torch.dtype:

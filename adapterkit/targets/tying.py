@@ -74,7 +74,7 @@ class Tied:
             CapabilityError: some of the tied layers are saved whole.
         """
         group = {self.embedding, *self.followers}
-        if not self.followers or not group & set(chosen):
+        if not group & set(chosen):
             return chosen
         if config.modules_to_save and group & set(matching(self.modules, config.modules_to_save, "modules_to_save")):
             raise CapabilityError(f"{FIELD}: of {sorted(map(str, group))} some are targets, and others saved whole")
