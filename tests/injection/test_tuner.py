@@ -173,6 +173,12 @@ def test_biases_of_a_module_saved_whole_are_its_copy_s():
     assert "classifier" not in tuner.layers
 
 
+def test_biases_inside_a_module_saved_whole_are_its_copy_s():
+    model = get_peft_model(net(), lora(target_modules=["classifier"], bias="all", modules_to_save=["layers.0"]))
+    with_biases = {name for name, layer in model.base_model.layers.items() if layer.uses("biases")}
+    assert with_biases == {"layers.1.query", "layers.1.norm", "classifier"}
+
+
 def test_modules_to_save_have_a_copy_per_adapter():
     tuner = tuned("a", "b", modules_to_save=["classifier"])
     copies = tuner.copies["classifier"].modules_to_save

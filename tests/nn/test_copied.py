@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from adapterkit import LoraConfig, get_peft_model
 from adapterkit.errors import CapabilityError
 from adapterkit.nn.copied import CopiedLayer, trainable_copy
 from adapterkit.nn.selection import Routes, Selection
@@ -44,6 +46,34 @@ def test_rows_have_their_own_copy():
     for name, rows in {"a": [2], "b": [0, 3]}.items():
         torch.testing.assert_close(y[rows], layer.modules_to_save[name](x[rows]))
     torch.testing.assert_close(y[1], layer.original_module(x[1]))
+
+
+class Rerun(nn.Module):
+    """Runs its head again in backward."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.again = nn.Linear(4, 4), nn.Linear(4, 3), again
+
+    def forward(self, x):
+        h = self.body(x).tanh()
+        return checkpoint(self.head, h, use_reentrant=False) if self.again else self.head(h)
+
+
+def test_a_copy_that_runs_again_in_backward_has_the_rows_it_had():
+    gradients = []
+    for again in (False, True):
+        config = LoraConfig(r=2, target_modules=["body"], modules_to_save=["head"])
+        model = get_peft_model(Rerun(again), config, "a")
+        model.add_adapter("b", config)
+        model.set_requires_grad(["a", "b"])
+        x = torch.linspace(-1, 1, 16).reshape(4, 4)
+        model(x, adapter_names=["a", "b", "__base__", "b"]).square().sum().backward()
+        copies = model.base_model.copies["head"].modules_to_save
+        gradients.append([copies[name].weight.grad for name in ("a", "b")])
+    torch.testing.assert_close(*gradients)
+    assert not torch.allclose(*gradients[0])
 
 
 def test_rows_that_cannot_be_told_apart_are_an_error():

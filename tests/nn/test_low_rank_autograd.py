@@ -93,6 +93,19 @@ def test_the_second_derivative_with_dropout(way):
     assert torch.autograd.gradgradcheck(computed, given)
 
 
+@pytest.mark.parametrize("graded", [True, False])
+def test_what_is_dropped_is_drawn_anew_from_pytorch_s_stream(way, graded):
+    t = Tensors()
+    given = (t.x, t.weight, t.bias) if way == "inside" else (torch.zeros(5, 4, dtype=torch.float64), t.x)
+    compute = low_rank_linear if way == "inside" else low_rank_beside
+    torch.manual_seed(3)
+    factors = t.a.requires_grad_(graded), t.b
+    first, second = (compute(*given, *factors, 1.5, dropout=0.5) for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(compute(*given, *factors, 1.5, dropout=0.5), first)
+
+
 def test_the_output_may_be_written_to(both):
     computed, t = both
     found = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapterkit import LoraConfig, get_peft_model
+from adapterkit import LoHaConfig, LoraConfig, get_peft_model
 from adapterkit.nn import merged
 from adapterkit.nn.forms import LowRank
 from adapterkit.nn.merging import add_low_rank, is_held_alone
@@ -51,6 +51,18 @@ def test_float64_keeps_its_type():
     out = torch.empty_like(weight)
     assert add_low_rank(weight, change, out) == 0
     torch.testing.assert_close(out, weight + 0.3 * (change.outer.double() @ change.inner.double()))
+
+
+def test_a_stated_weight_is_rounded_once():
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 16, dtype=torch.bfloat16)
+    config = LoHaConfig(r=8, target_modules=["0"], init_weights=False)
+    model = get_peft_model(nn.Sequential(layer), config, "a")
+    model.add_adapter("b", config)
+    weight, adapters = layer.weight.float(), model.base_model.layers["0"].adapters
+    expected = adapters["b"].adapt_weight(adapters["a"].adapt_weight(weight)).detach()
+    model.merge_adapter(["a", "b"])
+    assert torch.equal(layer.weight, expected.bfloat16())
 
 
 HOLDERS = {

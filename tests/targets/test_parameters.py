@@ -219,6 +219,7 @@ def test_a_method_that_states_no_weight_cannot_change_a_parameter():
     modules = modules_of(nn.Sequential(nn.MultiheadAttention(4, 2)))
     spots = attention_spots(modules, ["0"])
     check_spots(modules, spots, LayerAdapter, "AFFINE")
+    assert len({spot.seed for spot in spots}) == 2  # each starts from numbers of its own
     with pytest.raises(CapabilityError, match=r"BEND cannot adapt '0.in_proj_weight'"):
         check_spots(modules, spots, Bend, "BEND")
 
