@@ -17,6 +17,7 @@ from adapterkit import (
     inject_adapter_in_model,
 )
 from adapterkit.errors import CapabilityError, ConfigError, StateError
+from adapterkit.methods.lora.activated import INPUT, mask
 from tests.parity.bases import llama
 from tests.parity.helpers import add_noise, assert_parity, gradients, peft, peft_model, quiet, run, state_of
 
@@ -180,3 +181,8 @@ class TestRefusals:
     def test_a_model_without_a_wrapper(self):
         with pytest.raises(StateError, match="found by PeftModel's forward and generate"):
             inject_adapter_in_model(config(), llama())(IDS)
+
+    @pytest.mark.parametrize("shape", [(3, 4, 8), (2, 3, 4, 8)], ids=str)
+    def test_inputs_that_are_not_the_rows_tokens(self, shape):
+        with pytest.raises(StateError, match=r"a layer's input \(.*, 4, 8\) is not 2 rows of tokens"):
+            mask(torch.zeros(shape), {INPUT: torch.zeros(2, 2)})
