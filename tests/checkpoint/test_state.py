@@ -200,6 +200,9 @@ def test_embeddings_travel_with_the_adapter_that_adapts_them_alone():
     key = "base_model.model.model.embed_tokens.base_layer.weight"
     assert torch.equal(get_peft_model_state_dict(model, adapter_name="here")[key], llama().model.embed_tokens.weight)
     assert not [key for key in get_peft_model_state_dict(model, adapter_name="elsewhere") if "embed" in key]
+    state = get_peft_model_state_dict(model, adapter_name="here")
+    set_peft_model_state_dict(model, {**state, key: 2 * state[key]}, "here")
+    assert torch.equal(base.model.embed_tokens.base_layer.weight, 2 * llama().model.embed_tokens.weight)
 
 
 OTHERS = {

@@ -103,6 +103,17 @@ def test_dropout_leaves_an_embedding_s_indices_alone():
     assert torch.equal(made.train().adapt_output(y, x), made.eval().adapt_output(y, x))
 
 
+def test_dropout_on_a_convolution():
+    layer, x = nn.Conv1d(4, 6, 3), torch.randn(2, 4, 9)
+    made, plain = adapter(layer, r=2, lora_dropout=0.5), adapter(layer, r=2)
+    y = layer(x)
+    for each in (made, plain):
+        torch.manual_seed(1)
+        drawn(each)
+    torch.testing.assert_close(made.eval().adapt_output(y, x), plain.adapt_output(y, x))
+    assert not torch.allclose(made.train().adapt_output(y, x), plain.adapt_output(y, x))
+
+
 @pytest.mark.parametrize("scheme", [True, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_3"])
 def test_every_start_is_the_base(scheme):
     layer = nn.Linear(16, 12)
