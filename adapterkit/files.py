@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from adapterkit.errors import ConfigError
 from adapterkit.given import check_path
 
 HUB_OPTIONS = frozenset(
@@ -90,6 +92,43 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error."""
     with replacing_all(path) as (temporary,):
         yield temporary
+
+
+def refuse_occupied(directory: Path) -> None:
+    """
+    Raises:
+        ConfigError: something is there that is no empty directory.
+    """
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        what = "not empty" if directory.is_dir() else "a file"
+        raise ConfigError(f"{directory} is {what}, and nothing is written over")
+
+
+@contextmanager
+def appearing(directory: Path) -> Iterator[Path]:
+    """A temporary directory beside ``directory`` that takes its name when the block ends without an error; otherwise
+    nothing is left.
+
+    Raises:
+        ConfigError: there is something under that name that is no empty directory, or it cannot be made.
+    """
+    refuse_occupied(directory)
+    made = missing_folders(directory.parent)
+    temporary: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".tmp"))
+        yield temporary
+        for path in temporary.rglob("*"):
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+        temporary.chmod(0o777 & ~_umask())
+        temporary.replace(directory)
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be written: {error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        remove_empty(made)
 
 
 def _temporary(path: Path) -> Path:

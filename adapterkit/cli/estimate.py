@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from adapterkit.cli.flags import taken
 from adapterkit.cli.listing import columns
 from adapterkit.cli.options import size
 from adapterkit.config.trainer import TrainerConfig
-from adapterkit.errors import EXIT_OK, ConfigError, did_you_mean
+from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.ondisk.names import with_open_numbers
 from adapterkit.registry import tasks
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from adapterkit.model import PeftModel
 
 PRESETS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
-FLAGS = ("--json", "--config", "--model", "--task", "--help", "-h", *PRESETS)
-"""Flags of ``estimate``; those that say where presets are go with overrides."""
+"""Flags that say where presets are, which go with overrides."""
 
 ADAMW_BYTES = 12
 """Bytes for a trainable parameter during training: a gradient and AdamW's two moments, in float32."""
@@ -79,8 +79,7 @@ def estimate(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", type=Path, metavar="FILE", help="the config.json of a transformers model")
     parser.add_argument("--task", metavar="NAME", help="the task, where the adapter's config has none (causal_lm)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    options, overrides = parser.parse_known_args(arguments)
-    _refuse_unknown(overrides)
+    options, overrides = taken(parser, arguments, beside=PRESETS)
     if (options.config is None) != (options.model is None):
         raise ConfigError("estimate takes --config and --model together, or overrides")
     if options.config is None:
@@ -90,17 +89,6 @@ def estimate(arguments: Sequence[str]) -> int:
         found = count(_read(options.config), _read(options.model), task=options.task, trainer=trainer)
     print(json.dumps(asdict(found), indent=2) if options.json else text(found))
     return EXIT_OK
-
-
-def _refuse_unknown(words: Sequence[str]) -> None:
-    """
-    Raises:
-        ConfigError: a word is a flag that ``estimate`` does not take.
-    """
-    shown = ", ".join(flag for flag in FLAGS if flag.startswith("--"))
-    for name in (word.partition("=")[0] for word in words if word.startswith("-")):
-        if name not in FLAGS:
-            raise ConfigError(f"estimate has no flag {name!r}{did_you_mean(name, FLAGS)}\n  flags: {shown}")
 
 
 def _trainer(overrides: Sequence[str]) -> TrainerConfig:

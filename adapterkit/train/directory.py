@@ -23,8 +23,7 @@ from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.files import missing_folders, remove_empty, write_text
 from adapterkit.train import fingerprints, layout, resume
-
-logger = logging.getLogger("adapterkit")
+from adapterkit.train.console import logger, logging_to
 
 
 @final
@@ -206,19 +205,6 @@ def dumped(content: Any) -> str:
 def now() -> str:
     """The time in UTC, to the microsecond, so that runs can be put in order."""
     return datetime.now(UTC).isoformat()
-
-
-@contextmanager
-def logging_to(handler: logging.Handler, *, of: logging.Logger = logger) -> Iterator[None]:
-    """Everything that adapterkit logs inside the block also goes to ``handler``; ``of`` the root, all else too."""
-    level = logger.level
-    of.addHandler(handler)
-    logger.setLevel(min(logging.INFO, level or logging.INFO))
-    try:
-        yield
-    finally:
-        of.removeHandler(handler)
-        logger.setLevel(level)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def load_base(
         if device is not None and torch.device(device).type == "meta":
             found = AutoConfig.from_pretrained(name, **_source(config), **options)
             return _on_meta(auto, found, config)
-        with _silence():
+        with silence():
             loaded = auto.from_pretrained(
                 name,
                 **_source(config),
@@ -69,7 +69,7 @@ def load_base(
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """transformers' own table of what a checkpoint lacks is replaced by a line of ours."""
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
@@ -120,14 +120,15 @@ def load_tokenizer(config: ModelConfig, task: TaskConfig, **options: Any) -> Pre
     if config.tokenizer:
         source = {"trust_remote_code": config.trust_remote_code}
     with _explained(name, task, key="tokenizer" if config.tokenizer else "name_or_path"):
-        tokenizer = _tokenizer(name, **source, **options)
+        tokenizer = whole_tokenizer(name, **source, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
-    """
+def whole_tokenizer(name: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory, or of a repository on the Hub.
+
     Raises:
         ConfigError: transformers finds no files of a tokenizer; for some models it makes one that knows no word.
     """

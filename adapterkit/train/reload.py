@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from adapterkit.config.base import PeftConfig
-from adapterkit.config.run import ModelConfig, RunConfig, run_config
-from adapterkit.config.strict import summarize
-from adapterkit.config.task import TaskConfig
-from adapterkit.errors import CheckpointError, ConfigError
+from adapterkit.config.run import ModelConfig, RunConfig
 from adapterkit.model import PeftModel
-from adapterkit.registry import implementation, methods, tasks
+from adapterkit.registry import implementation
 from adapterkit.train import layout
+from adapterkit.train.found import adapter_of, load_config
 from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
 from adapterkit.train.pipeline import Pipeline
 
@@ -27,43 +23,22 @@ class LoadedRun(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_config(run: str | Path) -> RunConfig:
-    """The configuration of a run.
-
-    Args:
-        run: the run's directory.
-
-    Raises:
-        ConfigError: it is no run, or its configuration is not valid here.
-    """
-    try:
-        content = layout.read_config(Path(run))
-        method: type[PeftConfig] = methods[content["method"]["peft_type"].lower()]
-        task: type[TaskConfig] = tasks[content["task"]["name"]]
-        return run_config(method, task).model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{run}/{layout.CONFIG}: {summarize(error)}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{run} is not the directory of a run: {error}") from error
-
-
-def load_run(run: str | Path) -> LoadedRun:
+def load_run(run: str | Path, *, config: RunConfig | None = None, adapter: Path | None = None) -> LoadedRun:
     """The base model of a run with the adapter that it trained.
 
     Args:
         run: the run's directory.
+        config: taken instead of the run's own.
+        adapter: directory of an adapter of the run's that is taken instead: a checkpoint.
 
     Raises:
         ConfigError: it is no run, or its base cannot be loaded.
         CheckpointError: the run has no adapter.
     """
-    config, manifest = load_config(run), layout.read_manifest(Path(run))
-    folder = layout.adapter_folder(Path(run) / layout.ADAPTER, config.adapter_name)
-    if not folder.is_dir():
-        why = "a dry run" if config.dry_run else f"its status is {manifest.get('status', 'unknown')}"
-        raise CheckpointError(f"{run} has no adapter: {why}")
+    if config is None:
+        config = load_config(run)
+    folder = adapter_of(run, config) if adapter is None else adapter
+    manifest = layout.read_manifest(Path(run))
     options = manifest.get("model_options", {})
     if "id2label" in options:
         options["id2label"] = {int(index): label for index, label in options["id2label"].items()}

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import transformers
-from datasets.utils import logging as datasets_logging
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 
 from adapterkit.build import get_peft_model
@@ -23,7 +18,8 @@ from adapterkit.optimizers import optimizer_for
 from adapterkit.train import fingerprints, layout, lengths, plots, processes, resume, screen
 from adapterkit.train.arguments import check_optimizer, fit_warm_up, steps_of, training_arguments
 from adapterkit.train.beginning import start_from_data
-from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory, logger, logging_to
+from adapterkit.train.console import console, logger
+from adapterkit.train.directory import TIMINGS, MetricsFile, PlainLines, RunDirectory
 from adapterkit.train.inputs import Inputs, read_inputs
 from adapterkit.train.models import load_base, use_padding_of
 from adapterkit.train.pipeline import Encoded
@@ -70,7 +66,7 @@ def run(
             remove_unused(directory)  # Hydra made it
         goes_on, passed = resume.goes_on(config, where), resume.passed_over(config, where)
         record = RunDirectory(where, config)
-        with _console(quiet or not record.writes), record.recording(resumed=goes_on):
+        with console(quiet or not record.writes), record.recording(resumed=goes_on):
             if checkpoint is not None:
                 logger.info("going on in %s from step %d", where, resume.step_of(checkpoint))
             elif passed and not goes_on:
@@ -242,20 +238,3 @@ def _save(model: PeftModel, adapter_name: str, directory: Path) -> int:
     """Write the adapter, and return the bytes of its weights."""
     model.save_pretrained(directory, selected_adapters=[adapter_name])
     return sum(path.stat().st_size for path in layout.adapter_folder(directory, adapter_name).glob("adapter_model.*"))
-
-
-@contextmanager
-def _console(quiet: bool) -> Iterator[None]:
-    """What is said while a run goes on: our own lines, and other libraries' progress only on a terminal."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.setLevel(logging.ERROR if quiet else logging.INFO)
-    if quiet or not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-    datasets_logging.disable_progress_bar()
-    try:
-        with logging_to(handler):
-            yield
-    finally:
-        transformers.utils.logging.enable_progress_bar()
-        datasets_logging.enable_progress_bar()
