@@ -161,6 +161,16 @@ def dense(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return plain.train(layer.training)
 
 
+@torch.no_grad()
+def make_dense(model: nn.Module) -> None:
+    """Put a plain layer in the place of every quantised one, and say so in the model's own configuration."""
+    quantised = [(name, module) for name, module in model.named_modules() if is_linear(module) and is_quantised(module)]
+    for name, layer in quantised:
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, dense(layer, read(layer), layer.bias))
+    leave_dense(model)
+
+
 def rounded(weight: Tensor, bits: int) -> Tensor:
     """What is left of a dense weight ``(out_features, in_features)`` when bitsandbytes stores it in 4 (nf4) or 8 bits.
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from adapterkit.errors import CapabilityError, CheckFailedError
 from adapterkit.files import appearing
-from adapterkit.nn.storage import is_quantised
+from adapterkit.nn.storage import is_linear, is_quantised, make_dense
 from adapterkit.train.found import Found
 from adapterkit.train.models import silence
 from adapterkit.train.probes import Distance, distance, outputs_of, probe
@@ -77,7 +77,7 @@ def merge(
     model, tokenizer = load(found, base)
     bare: PreTrainedModel = model.get_base_model()
     name, batch = bare.name_or_path, probe(bare)
-    quantised = any(is_quantised(module) for module in bare.modules())
+    quantised = any(is_linear(module) and is_quantised(module) for module in bare.modules())
     if dtype == "float32":
         model.float()
     before, layers = outputs_of(model, batch), len(model.targeted_module_names)
@@ -100,8 +100,7 @@ def _merged(model: Any, found: Found, dtype: str | None) -> PreTrainedModel:
         merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     except CapabilityError as error:
         raise CapabilityError(f"{found.folder}: {found.config.peft_type} cannot be merged here: {error}") from error
-    if any(is_quantised(module) for module in merged.modules()):  # those that have no adapter
-        merged = merged.dequantize()
+    make_dense(merged)  # layers that have no adapter
     if dtype is not None:
         merged = merged.to(getattr(torch, dtype))
     return merged.eval()

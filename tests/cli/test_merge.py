@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers import BertForSequenceClassification as Classifier
 
 from adapterkit import PeftModel, get_peft_model
@@ -18,7 +26,7 @@ from adapterkit.config.layer import LayerConfig
 from adapterkit.config.run import ModelConfig
 from adapterkit.registry import methods, tasks
 from adapterkit.train import probes
-from adapterkit.train.models import load_base
+from adapterkit.train.models import load_base, load_tokenizer
 from adapterkit.train.run import run
 from tests.commandline import command, in_new_process
 from tests.parity.helpers import add_noise, peft, quiet
@@ -157,6 +165,25 @@ def test_type_of_the_weights(dtype, finished, capsys, tmp_path):
     assert f": {dtype}, " in told.out
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype="auto")
     assert {parameter.dtype for parameter in plain.parameters()} == {getattr(torch, dtype)}
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes' own
+@pytest.mark.parametrize("bits", ["load_in_8bit", "load_in_4bit"])
+def test_a_quantised_base_becomes_plain(bits, capsys, tmp_path):
+    torch.manual_seed(0)
+    sizes = {**BASE, "num_key_value_heads": 2, "hidden_size": 64, "intermediate_size": 64, "vocab_size": 1000}
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "base")
+    load_tokenizer(ModelConfig(), tasks["causal_lm"]()).save_pretrained(tmp_path / "base")
+    model = {"name_or_path": str(tmp_path / "base")}
+    run(short_run("causal_lm", model={**model, "load_in_8bit": True}), tmp_path / "run", quiet=True)
+    config = tmp_path / "run" / "config.yaml"
+    other = config.read_text().replace("load_in_8bit: true", "load_in_8bit: false")  # on a CPU 4 bits cannot train
+    config.write_text(other.replace(f"{bits}: false", f"{bits}: true"))
+    told = command(capsys, "merge", str(tmp_path / "run"), "--to", str(tmp_path / "out"))
+    assert told.code == 0, told.err
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert not hasattr(plain.config, "quantization_config")
+    assert {type(module) for name, module in plain.named_modules() if name.endswith("proj")} == {nn.Linear}
 
 
 @pytest.fixture
