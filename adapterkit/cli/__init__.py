@@ -20,6 +20,7 @@ VERBS = {
     "verify": ("adapterkit.cli.verify:verify", "whether a saved adapter is sound; exit code 4 if it is not"),
     "export": ("adapterkit.cli.export:export", "an adapter for vLLM, SGLang, llama.cpp, TGI or PEFT, or why not"),
     "merge": ("adapterkit.cli.merge:merge", "an adapter and its base as one plain model, proved to compute the same"),
+    "eval": ("adapterkit.cli.evaluate:evaluate", "the metrics of a finished run, on a split or on other data"),
     "plugins": ("adapterkit.cli.listing:plugins", "state of every installed plugin; exit code 1 if any has a problem"),
     "schema": ("adapterkit.cli.schema:schema", "JSON Schema of the configuration, for editors"),
 }

@@ -86,6 +86,39 @@ def load_data(config: DataConfig, roles: Roles, builtin: Builtin = lambda: None)
     return Data(splits["train"], splits["validation"], splits.get("test"), raw.source, raw.fingerprint)
 
 
+@dataclass(frozen=True)
+class Split:
+    """Examples that stand alone, in columns named after a task's roles."""
+
+    name: str
+    examples: Dataset
+    source: str
+    fingerprint: str
+
+
+def load_split(config: DataConfig, roles: Roles, name: str | None = None) -> Split:
+    """One split, whole, of data that need no training split.
+
+    Args:
+        config: where from.
+        roles: the columns that are needed.
+        name: which split; None takes the first that is there of test, validation and training split.
+
+    Raises:
+        DataError: a file, split or column is not there.
+    """
+    raw = _read(config, roles, lambda: None, alone=True)
+    chosen = name or next(split for split in ("test", "validation", "train") if split in raw.splits)
+    if chosen not in raw.splits:
+        raise DataError(f"{raw.source} has no {chosen} split. Splits: {', '.join(raw.splits)}")
+    place = raw.place(chosen)
+    examples = assign(raw.splits[chosen], roles, config.columns, place)
+    if _is_unlabelled(chosen, examples, roles):
+        raise DataError(f"{place}: no row has a label")
+    check_values(examples, roles, config.columns, place)
+    return Split(chosen, _subset(examples, config.max_eval_samples, raw.ordered), raw.source, raw.fingerprint)
+
+
 def _assigned(raw: _Raw, roles: Roles, chosen: Mapping[str, str]) -> dict[str, Dataset]:
     """The splits in columns named after roles; all of them play the same ones."""
     named: dict[str, Dataset] = {}
@@ -125,7 +158,8 @@ def _is_unlabelled(name: str, split: Dataset, roles: Roles) -> bool:
     return name == "test" and column in split.column_names and set(split[column][:]) <= {None, -1}
 
 
-def _read(config: DataConfig, roles: Roles, builtin: Builtin) -> _Raw:
+def _read(config: DataConfig, roles: Roles, builtin: Builtin, *, alone: bool = False) -> _Raw:
+    """The splits as they are; ``alone``, where there may be none for training."""
     if config.path is None and config.train is None:
         examples = builtin()
         if examples is None:
@@ -136,12 +170,12 @@ def _read(config: DataConfig, roles: Roles, builtin: Builtin) -> _Raw:
     root = Path(config.path).expanduser() if config.path is not None else Path()
     if config.path is not None and root.is_dir() and _is_saved(root):
         _refuse(config, "name", "revision", "format", "header", "separator", why=f"{root} holds a saved data set")
-        return _from_splits(datasets.load_from_disk(str(root)), config, str(root))
+        return _from_splits(datasets.load_from_disk(str(root)), config, str(root), alone=alone)
     if root.exists():
         _refuse(config, "name", "revision", why="the data are local files")
-        return _from_files(_local_files(root, config), config, roles)
+        return _from_files(_local_files(root, config, alone=alone), config, roles)
     _refuse(config, "format", "header", "separator", why=f"{config.path} is not a local file or directory")
-    return _from_hub(config)
+    return _from_hub(config, alone=alone)
 
 
 def _refuse(config: DataConfig, *keys: str, why: str) -> None:
@@ -156,7 +190,7 @@ def _is_saved(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
-def _local_files(root: Path, config: DataConfig) -> dict[str, list[Path]]:
+def _local_files(root: Path, config: DataConfig, *, alone: bool) -> dict[str, list[Path]]:
     """The files of each split."""
     given = {name: getattr(config, name) for name in SPLITS}
     found = {name: _named_file(root, name, value) for name, value in given.items() if value is not None}
@@ -169,7 +203,7 @@ def _local_files(root: Path, config: DataConfig) -> dict[str, list[Path]]:
                 found[name] = files
         if not found and len(_readable(root, config)) == 1:
             found["train"] = _readable(root, config)
-    if "train" not in found:
+    if "train" not in found and not (alone and found):
         there = ", ".join(sorted(path.name for path in root.iterdir())) or "nothing"
         raise DataError(f"data.path={root}: no file of a training split (train.tsv, ...) there; found: {there}")
     return {name: found[name] for name in SPLITS if name in found}  # others are compared with the training split
@@ -207,7 +241,7 @@ def _from_files(files: dict[str, list[Path]], config: DataConfig, roles: Roles) 
                 there = [", ".join(found.column_names) for found in (part, parts[0])]
                 raise DataError(f"{path} has the columns {there[0]}, but {paths[0]} has {there[1]}")
         splits[name] = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-    first = files["train"][0]
+    first = next(iter(files.values()))[0]
     ordered = _kind(first, config) == "text"
     source = config.path or str(first)
     places = {name: ", ".join(map(str, paths)) for name, paths in files.items()}
@@ -227,7 +261,7 @@ def _kind(path: Path, config: DataConfig) -> str | None:
 
 
 def _header(files: dict[str, list[Path]], config: DataConfig, roles: Roles) -> bool | None:
-    there = {path: _kind(path, config) for paths in (files["train"], *files.values()) for path in paths}
+    there = {path: _kind(path, config) for paths in files.values() for path in paths}
     kinds = {path: kind for path, kind in there.items() if kind in ("csv", "tsv")}
     if "csv" not in kinds.values():
         _refuse(config, "separator", why="there is no CSV file")
@@ -263,7 +297,7 @@ def _of_several_types(columns: Columns) -> str:
     return "the values of a column are of different types"
 
 
-def _from_hub(config: DataConfig) -> _Raw:
+def _from_hub(config: DataConfig, *, alone: bool) -> _Raw:
     assert config.path is not None
     if config.path.startswith((".", "/", "~")) or Path(config.path).suffix.lower() in DATA_ENDINGS:
         raise DataError(f"data.path={config.path}: no such file or directory (from {Path.cwd()})")
@@ -271,10 +305,10 @@ def _from_hub(config: DataConfig) -> _Raw:
         loaded = datasets.load_dataset(config.path, config.name, revision=config.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"data.path={config.path}: neither here nor readable on the Hub: {error}") from error
-    return _from_splits(loaded, config, config.path)
+    return _from_splits(loaded, config, config.path, alone=alone)
 
 
-def _from_splits(loaded: Any, config: DataConfig, source: str) -> _Raw:
+def _from_splits(loaded: Any, config: DataConfig, source: str, *, alone: bool) -> _Raw:
     there = loaded if isinstance(loaded, dict) else {"train": loaded}
     splits = {}
     for name, aliases in SPLITS.items():
@@ -284,7 +318,7 @@ def _from_splits(loaded: Any, config: DataConfig, source: str) -> _Raw:
         chosen = given or next((alias for alias in aliases if alias in there), None)
         if chosen is not None:
             splits[name] = there[chosen]
-    if "train" not in splits:
+    if "train" not in splits and not (alone and splits):
         raise DataError(f"{source}: which split is for training? Set data.train. Splits: {', '.join(there)}")
     marks = "".join(split._fingerprint for split in splits.values())
     return _Raw(splits, source, hashlib.sha256(marks.encode()).hexdigest())

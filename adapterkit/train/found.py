@@ -49,6 +49,12 @@ def load_config(run: str | Path) -> RunConfig:
         raise ConfigError(f"{run} is not the directory of a run: {error}") from error
 
 
+def from_here(path: str, directory: str) -> str:
+    """A path that was relative to a directory, where it is not here but there."""
+    there = Path(directory, path)
+    return str(there) if not Path(path).exists() and there.exists() else path
+
+
 def adapter_of(run: str | Path, config: RunConfig) -> Path:
     """The directory of the adapter that a run trained.
 

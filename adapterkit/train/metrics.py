@@ -17,11 +17,12 @@ Span = tuple[str, int, int]
 
 
 def classification(predicted: ArrayLike, expected: ArrayLike) -> dict[str, float]:
-    """Accuracy, macro F1 and Matthews correlation of class indices."""
+    """Accuracy, macro F1 and Matthews correlation of class indices; the last is 0 where there is one class alone."""
+    alone = len(np.union1d(np.asarray(predicted), np.asarray(expected))) < 2
     return {
         "accuracy": float(metrics.accuracy_score(expected, predicted)),
         "f1": float(metrics.f1_score(expected, predicted, average="macro", zero_division=0)),
-        "mcc": float(metrics.matthews_corrcoef(expected, predicted)),
+        "mcc": 0.0 if alone else float(metrics.matthews_corrcoef(expected, predicted)),
     }
 
 

@@ -90,6 +90,10 @@ class Pipeline(ABC):
     copies: ClassVar[int] = 1
     """How often every row stands in a batch: all of them one after another, then all of them again."""
 
+    learnt: ClassVar[tuple[str, ...] | None] = None
+    """Attributes of JSON types that `learn` sets, and that a finished run hands on with its adapter. None, where there
+    is a `learn`, has the run's data read again."""
+
     row_inputs: tuple[str, ...] = ()
     """Columns of integers that the method takes beside the base model's inputs."""
 
@@ -139,6 +143,27 @@ class Pipeline(ABC):
     def learn(self, data: Data) -> dict[str, Any]:
         """What the data says about the model: options of its configuration such as ``num_labels``."""
         return {}
+
+    def memory(self) -> dict[str, Any]:
+        """What was learnt, by attribute."""
+        return {name: getattr(self, name) for name in self.learnt or ()}
+
+    def remember(self, memory: Mapping[str, Any]) -> bool:
+        """Take over what a pipeline of this class has learnt; whether that is all of it."""
+        known = self.learnt if type(self).learn is not Pipeline.learn else ()
+        if known is None or not set(known) <= memory.keys():
+            return False
+        for name in known:
+            setattr(self, name, memory[name])
+        return True
+
+    def check(self, examples: Dataset, source: str) -> None:
+        """Look at examples that were not there when the pipeline learnt.
+
+        Raises:
+            DataError: they have what it does not know: another label.
+        """
+        return
 
     def unknown_share(self, examples: Dataset) -> float:
         """Share of unknown tokens in the first texts; 0 for a tokenizer that has no token for what it does not know."""

@@ -11,7 +11,7 @@ from adapterkit.config.run import ModelConfig, RunConfig
 from adapterkit.model import PeftModel
 from adapterkit.registry import implementation
 from adapterkit.train import layout
-from adapterkit.train.found import adapter_of, load_config
+from adapterkit.train.found import adapter_of, from_here, load_config
 from adapterkit.train.models import load_base, load_tokenizer, use_padding_of
 from adapterkit.train.pipeline import Pipeline
 
@@ -54,5 +54,4 @@ def load_run(run: str | Path, *, config: RunConfig | None = None, adapter: Path 
 def _as_seen_from(directory: str, config: ModelConfig) -> ModelConfig:
     """The same model, by the paths that its relative ones were in a directory, where they are not here."""
     given = {key: getattr(config, key) for key in ("name_or_path", "tokenizer")}
-    there = {key: Path(directory, name) for key, name in given.items() if name and not Path(name).is_dir()}
-    return config.model_copy(update={key: str(path) for key, path in there.items() if path.is_dir()})
+    return config.model_copy(update={key: from_here(name, directory) for key, name in given.items() if name})

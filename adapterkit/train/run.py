@@ -107,6 +107,7 @@ def prepare(
         base=base_id,
         model_options=options,
         data={"source": data.source, "fingerprint": data.fingerprint, "examples": sizes},
+        learnt=pipeline.memory(),
     )
     _note_trained(record, model)
     logger.info("%(trainable_parameters)d of %(all_parameters)d parameters are trained", record.summary)

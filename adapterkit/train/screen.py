@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -14,6 +14,9 @@ from rich.text import Text
 
 from adapterkit.config.run import RunConfig
 from adapterkit.train import layout
+
+if TYPE_CHECKING:
+    from adapterkit.train.evaluation import Evaluated
 
 
 def show(config: RunConfig, summary: dict[str, Any], manifest: dict[str, Any], console: Console | None = None) -> None:
@@ -26,15 +29,32 @@ def show(config: RunConfig, summary: dict[str, Any], manifest: dict[str, Any], c
         console: where to; None is the standard output.
     """
     console = console or Console()
+    title = "dry run" if config.dry_run else f"{config.method.peft_type} on {manifest['base']['name']}"
+    _panel(title, rows(config, summary, manifest), console)
+    if not config.dry_run:
+        console.print(Text(usage(config, summary), style="dim"), soft_wrap=True)
+
+
+def _panel(title: str, lines: list[tuple[str, str]], console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in rows(config, summary, manifest):
+    for name, value in lines:
         table.add_row(name, Text(value))
-    title = "dry run" if config.dry_run else f"{config.method.peft_type} on {manifest['base']['name']}"
     console.print(Panel(table, title=title, title_align="left", expand=False))
-    if not config.dry_run:
-        console.print(Text(usage(config, summary), style="dim"), soft_wrap=True)
+
+
+def show_scores(config: RunConfig, found: Evaluated, console: Console | None = None) -> None:
+    """Print what an adapter is worth: the metric that it is judged by first."""
+    others = {name: value for name, value in found.metrics.items() if name != found.metric}
+    arrow = "higher" if found.greater_is_better else "lower"
+    judged = {found.metric: f"{found.metrics[found.metric]:.4f} ({arrow} is better)"}
+    lines = [
+        ("data", f"{found.source}: {_sizes({found.split: found.examples})}"),
+        *judged.items(),
+        *((name, f"{value:.4f}") for name, value in others.items()),
+    ]
+    _panel(f"{config.method.peft_type} of {found.run}", lines, console or Console())
 
 
 def rows(config: RunConfig, summary: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, str]]:

@@ -38,6 +38,7 @@ class CausalLmPipeline(Pipeline):
         "completion": ("response", "output", "answer"),
     }
     smoothing_shift: bool | None = True
+    learnt: ClassVar[tuple[str, ...] | None] = ()
 
     @override
     @classmethod
@@ -46,13 +47,17 @@ class CausalLmPipeline(Pipeline):
 
     @override
     def learn(self, data: Data) -> dict[str, Any]:
-        there = data.train.column_names
+        self.check(data.train, data.source)
+        return {}
+
+    @override
+    def check(self, examples: Dataset, source: str) -> None:
+        there = examples.column_names
         if "text" not in there and not {"prompt", "completion"} <= set(there):
             raise DataError(
-                f"{data.source}: a column for 'text', or two for 'prompt' and 'completion', are needed. "
+                f"{source}: a column for 'text', or two for 'prompt' and 'completion', are needed. "
                 f"Set data.columns.text=<column>. Found: {', '.join(there) or 'none of them'}"
             )
-        return {}
 
     @override
     def fit_into(self, base: Any, virtual_tokens: int) -> None:

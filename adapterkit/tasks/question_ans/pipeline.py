@@ -40,6 +40,8 @@ class QuestionAnsPipeline(Pipeline):
     group_by: ClassVar[str | None] = "context"
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
 
+    learnt: ClassVar[tuple[str, ...] | None] = ("some_have_none", "baseline_name")
+
     some_have_none: bool = False
     """Whether some questions of the training data have no answer."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 from typing_extensions import override
 
-from adapterkit.errors import DataError
+from adapterkit.errors import DataError, of_choices
 from adapterkit.train import metrics
 from adapterkit.train.builtin import sentiment
 from adapterkit.train.data import Data
@@ -38,6 +38,7 @@ class SeqClsPipeline(Pipeline):
     }
     smoothing_shift: bool | None = False
     stratify_by: ClassVar[str | None] = "label"
+    learnt: ClassVar[tuple[str, ...] | None] = ("labels", "default_metric", "baseline_name", "smoothing_shift")
     baseline_name: str = "majority class"
 
     labels: list[str] | None = None
@@ -65,6 +66,20 @@ class SeqClsPipeline(Pipeline):
             if unknown:
                 raise DataError(f"{data.source}: labels of {name} that training has not: {', '.join(sorted(unknown))}")
         return label_options(self.labels)
+
+    @override
+    def check(self, examples: Dataset, source: str) -> None:
+        found = dict.fromkeys(label_names(examples))
+        if self.labels is None:
+            if (wrong := no_number(found)) is not None:
+                raise DataError(f"{source}: labels must be numbers, as in training, and one is {wrong!r}")
+            return
+        unknown = [label for label in found if label not in self.labels]
+        if unknown:
+            raise DataError(
+                f"{source}: labels that training has not: {', '.join(map(repr, unknown))}"
+                f"{of_choices(unknown[0], self.labels, 'Labels:')}"
+            )
 
     @override
     def features(self, examples: Dataset) -> Encoded:
@@ -120,8 +135,13 @@ def label_names(split: Dataset) -> list[str]:
 
 def is_regression(labels: Sequence[str]) -> bool:
     """Whether all labels are numbers and some have a decimal point."""
+    return any("." in label for label in labels) and no_number(labels) is None
+
+
+def no_number(labels: Iterable[str]) -> str | None:
+    """The first label that is no number."""
     number = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
-    return any("." in label for label in labels) and all(number.fullmatch(label) for label in labels)
+    return next((label for label in labels if not number.fullmatch(label)), None)
 
 
 def ordered(labels: set[str]) -> list[str]:

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 from typing_extensions import override
 
-from adapterkit.errors import DataError
+from adapterkit.errors import DataError, of_choices
 from adapterkit.train import metrics
 from adapterkit.train.builtin import entities
 from adapterkit.train.data import Data
@@ -35,6 +35,7 @@ class TokenClsPipeline(Pipeline):
         "tags": ("ner_tags", "labels", "pos_tags", "chunk_tags"),
     }
     smoothing_shift: bool | None = False
+    learnt: ClassVar[tuple[str, ...] | None] = ("tags", "are_entities", "default_metric")
     baseline_name: str = "commonest tag"
     tokenizer_options: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
 
@@ -50,9 +51,7 @@ class TokenClsPipeline(Pipeline):
     @override
     def learn(self, data: Data) -> dict[str, Any]:
         for name, split in data.splits().items():
-            for role in self.required:
-                _check_lists(split[role], f"{data.source} ({name}): {role!r}")
-            _check_lengths(split, f"{data.source} ({name})")
+            _check_form(split, f"{data.source} ({name})")
         found = {name: {tag for row in tag_names(split) for tag in row} for name, split in data.splits().items()}
         check_names(set().union(*found.values()), "tags", data.source)
         _check_training(found, data.source)
@@ -69,6 +68,16 @@ class TokenClsPipeline(Pipeline):
         elif others:
             logger.warning("tags that mark no part of an entity, and count as O in f1: %s", ", ".join(others))
         return label_options(self.tags)
+
+    @override
+    def check(self, examples: Dataset, source: str) -> None:
+        _check_form(examples, source)
+        unknown = sorted({tag for row in tag_names(examples) for tag in row} - {*self.tags})
+        if unknown:
+            raise DataError(
+                f"{source}: tags that training has not: {', '.join(unknown)}"
+                f"{of_choices(unknown[0], self.tags, 'Tags:')}"
+            )
 
     @override
     def features(self, examples: Dataset) -> Encoded:
@@ -121,6 +130,16 @@ def _check_lists(values: Sequence[Any], what: str) -> None:
     wrong = [(row, v) for row, v in enumerate(values, start=1) if not isinstance(v, list) or None in v]
     if wrong:
         raise DataError(f"{what} must hold lists, one entry a word, but {listed(wrong)}")
+
+
+def _check_form(split: Dataset, what: str) -> None:
+    """
+    Raises:
+        DataError: words and tags are no lists, or not equally many.
+    """
+    for role in ("tokens", "tags"):
+        _check_lists(split[role], f"{what}: {role!r}")
+    _check_lengths(split, what)
 
 
 def _check_lengths(split: Dataset, what: str) -> None:
