@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +48,18 @@ class Roles:
         """These, and the integers that a method takes for every row."""
         default = {**self.default, **{name: name for name in inputs}}
         return replace(self, default=default, required=(*self.required, *inputs), inputs=inputs, method=method)
+
+    def only(self, required: Sequence[str], optional: Sequence[str]) -> Roles:
+        """Those alone that these names, or a method, need."""
+        kept = {*required, *optional, *self.inputs}
+        return replace(
+            self,
+            default={role: usual for role, usual in self.default.items() if role in kept},
+            required=(*required, *self.inputs),
+            stratify_by=None,
+            texts=tuple(role for role in self.texts if role in kept),
+            numbers=tuple(role for role in self.numbers if role in kept),
+        )
 
 
 def assign(split: Dataset, roles: Roles, chosen: Mapping[str, str], source: str) -> Dataset:

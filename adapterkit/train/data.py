@@ -119,6 +119,22 @@ def load_split(config: DataConfig, roles: Roles, name: str | None = None) -> Spl
     return Split(chosen, _subset(examples, config.max_eval_samples, raw.ordered), raw.source, raw.fingerprint)
 
 
+def load_rows(config: DataConfig, roles: Roles) -> tuple[Dataset, Dataset]:
+    """The rows of the one file ``config.path``: as they are, and in columns named after roles.
+
+    Raises:
+        DataError: the file cannot be read, has no rows, or lacks a column.
+    """
+    raw = _read(config, roles, lambda: None, alone=True)
+    rows = raw.splits["train"]
+    if raw.ordered:  # lines of a text, which end where a row ends
+        rows = table({"text": [line.rstrip("\r\n") for line in rows["text"]]}, raw.source)
+    place = raw.places.get("train", raw.source)
+    examples = assign(rows, roles, config.columns, place)
+    check_values(examples, roles, config.columns, place)
+    return rows, examples
+
+
 def _assigned(raw: _Raw, roles: Roles, chosen: Mapping[str, str]) -> dict[str, Dataset]:
     """The splits in columns named after roles; all of them play the same ones."""
     named: dict[str, Dataset] = {}

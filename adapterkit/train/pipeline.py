@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adapterkit.config.run import DataConfig
 from adapterkit.config.task import TaskConfig
-from adapterkit.errors import ConfigError, DataError
+from adapterkit.errors import CapabilityError, ConfigError, DataError
 from adapterkit.train.columns import Roles
 from adapterkit.train.data import Data
 
@@ -93,6 +93,15 @@ class Pipeline(ABC):
     learnt: ClassVar[tuple[str, ...] | None] = None
     """Attributes of JSON types that `learn` sets, and that a finished run hands on with its adapter. None, where there
     is a `learn`, has the run's data read again."""
+
+    given: ClassVar[tuple[str, ...]] = ()
+    """Roles that a prediction is made from, as far as the run had them; all others are answers."""
+
+    may_be_given: ClassVar[tuple[str, ...]] = ()
+    """Roles that a prediction is made from where they are there."""
+
+    predicts: ClassVar[tuple[str, ...]] = ("prediction",)
+    """The columns that `predictions` may make."""
 
     row_inputs: tuple[str, ...] = ()
     """Columns of integers that the method takes beside the base model's inputs."""
@@ -220,6 +229,31 @@ class Pipeline(ABC):
     def generate(self, model: Any, batch: Batch) -> Tensor:
         """Token ids that the model writes for a batch; used where `generates` is set."""
         raise NotImplementedError
+
+    # -- predicting: a task that wants it says `given`, and defines these ---------------------------------------------
+
+    def unanswered(self, examples: Dataset) -> Encoded:
+        """The features of examples that have no answers: something stands in the place of those."""
+        return self.features(examples)
+
+    def predict(self, model: Any, batch: Batch) -> Sequence[Any]:
+        """What the model makes of each row of a batch of `unanswered`, on any device, in inference."""
+        raise CapabilityError(f"a {type(self).__name__} cannot predict: it defines no predict")
+
+    def predictions(self, found: Sequence[Any], encoded: Encoded) -> list[dict[str, Any]]:
+        """What is said of every example, in JSON types under the names of `predicts`.
+
+        Args:
+            found: what `predict` made of the rows, in their order.
+            encoded: the rows, and the examples that they were made of.
+        """
+        return [{"prediction": value} for value in found]
+
+    def inputs(self, batch: Batch) -> Batch:
+        """A batch without labels."""
+        return {name: value for name, value in batch.items() if name not in self.label_names}
+
+    # -----------------------------------------------------------------------------------------------------------------
 
     def features(self, examples: Dataset) -> Encoded:
         """A split, tokenised, in memory.

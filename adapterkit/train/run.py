@@ -106,7 +106,12 @@ def prepare(
     record.note(
         base=base_id,
         model_options=options,
-        data={"source": data.source, "fingerprint": data.fingerprint, "examples": sizes},
+        data={
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "examples": sizes,
+            "roles": data.train.column_names,
+        },
         learnt=pipeline.memory(),
     )
     _note_trained(record, model)

@@ -38,7 +38,11 @@ class CausalLmPipeline(Pipeline):
         "completion": ("response", "output", "answer"),
     }
     smoothing_shift: bool | None = True
+    given: ClassVar[tuple[str, ...]] = ("text", "prompt")
     learnt: ClassVar[tuple[str, ...] | None] = ()
+
+    positions: int | None = None
+    """How many tokens the model has places for."""
 
     @override
     @classmethod
@@ -67,6 +71,8 @@ class CausalLmPipeline(Pipeline):
                 "that there is nothing to predict; causal_lm needs a decoder"
             )
         super().fit_into(base, virtual_tokens)
+        positions = getattr(base.config, "max_position_embeddings", None)
+        self.positions = positions - virtual_tokens if isinstance(positions, int) else None
 
     @override
     def cut(self, examples: Dataset) -> Mapping[str, str]:
@@ -100,6 +106,43 @@ class CausalLmPipeline(Pipeline):
             rows["attention_mask"].append([1] * (len(given) + len(target)))
             rows["labels"].append([IGNORED] * len(given) + target)
         return rows
+
+    @override
+    def unanswered(self, examples: Dataset) -> Encoded:
+        """The ends of prompts, or of texts that begin a document, as many tokens as leave room for what is written."""
+        room, new = self.max_length, self.config.max_target_length
+        if self.positions is not None:
+            room = min(room, self.positions - new)
+        if room < 1:
+            raise ConfigError(f"{new} new tokens leave no room for a prompt: the model has {self.positions} positions")
+        if "prompt" in examples.column_names:
+            ids = [self.tokenizer(prompt)["input_ids"] for prompt in examples["prompt"]]
+        else:
+            ids = [self._plain(text) for text in examples["text"]]
+        ids = [row[-room:] or [self.tokenizer.eos_token_id] for row in ids]
+        columns = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": ids}
+        added = {name: examples[name][:] for name in self.row_inputs}
+        self.tokenizer.padding_side = "left"
+        return Encoded(Dataset.from_dict({**columns, **added}), examples)
+
+    @override
+    def generate(self, model: Any, batch: Batch) -> Tensor:
+        """What is written after the prompts of a batch, of shape (batch, new tokens)."""
+        written: Tensor = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=self.config.max_target_length,
+            num_beams=1,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **self.added(batch),
+        )
+        return written[:, batch["input_ids"].shape[1] :]
+
+    @override
+    def predict(self, model: Any, batch: Batch) -> list[str]:
+        texts: list[str] = self.tokenizer.batch_decode(self.generate(model, batch), skip_special_tokens=True)
+        return texts
 
     @override
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:

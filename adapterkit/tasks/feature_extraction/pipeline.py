@@ -38,6 +38,9 @@ class FeatureExtractionPipeline(Pipeline):
         "score": ("label", "similarity", "similarity_score"),
     }
     copies: ClassVar[int] = 2
+    given: ClassVar[tuple[str, ...]] = ("sentence1",)
+    may_be_given: ClassVar[tuple[str, ...]] = ("sentence2",)
+    predicts: ClassVar[tuple[str, ...]] = ("embedding", "embedding_2", "similarity")
 
     @override
     @classmethod
@@ -78,6 +81,27 @@ class FeatureExtractionPipeline(Pipeline):
         outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self.added(batch))
         hidden = outputs[0]
         return cosent(cosines(hidden, batch["attention_mask"]), batch["labels"]), {"hidden": hidden}
+
+    @override
+    def unanswered(self, examples: Dataset) -> Encoded:
+        filled = examples.add_column("score", [0.0] * len(examples))
+        if "sentence2" not in examples.column_names:
+            filled = filled.add_column("sentence2", examples["sentence1"][:])
+        return Encoded(self.features(filled).rows, examples)
+
+    @override
+    def predict(self, model: Any, batch: Batch) -> list[Any]:
+        mask = batch["attention_mask"]
+        hidden = model(**self.inputs(batch))[0]
+        left, right = mean_vectors(hidden.float(), mask).chunk(2)
+        similar = functional.cosine_similarity(left, right)
+        return list(zip(left.tolist(), right.tolist(), similar.tolist(), strict=True))
+
+    @override
+    def predictions(self, found: Sequence[Any], encoded: Encoded) -> list[dict[str, Any]]:
+        """The vector of a sentence; of two, both and their cosine."""
+        names = self.predicts if "sentence2" in encoded.examples.column_names else self.predicts[:1]
+        return [dict(zip(names, row, strict=False)) for row in found]
 
     @override
     def reduce(self, outputs: Any, batch: Batch) -> Tensor:

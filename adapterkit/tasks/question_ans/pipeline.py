@@ -25,6 +25,8 @@ LONGEST_ANSWER = 30
 class _Span(NamedTuple):
     score: float
     text: str
+    start: int = 0
+    """Of its first letter in the context."""
 
 
 @final
@@ -37,6 +39,8 @@ class QuestionAnsPipeline(Pipeline):
 
     required: ClassVar[tuple[str, ...]] = ("context", "question", "answers")
     texts: ClassVar[tuple[str, ...]] = ("context", "question")
+    given: ClassVar[tuple[str, ...]] = ("context", "question")
+    predicts: ClassVar[tuple[str, ...]] = ("prediction", "span")
     group_by: ClassVar[str | None] = "context"
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
 
@@ -129,7 +133,30 @@ class QuestionAnsPipeline(Pipeline):
         texts = self._answers(predictions, encoded)
         return metrics.answers(texts, [answers["text"] for answers in encoded.examples["answers"]])
 
+    @override
+    def unanswered(self, examples: Dataset) -> Encoded:
+        none: list[Any] = [{"text": [], "answer_start": []}] * len(examples)
+        return self.features(examples.add_column("answers", none))
+
+    @override
+    def predict(self, model: Any, batch: Batch) -> list[Any]:
+        outputs = model(**self.inputs(batch))
+        start, end = self.reduce((outputs["start_logits"], outputs["end_logits"]), batch)
+        return list(zip(start.cpu().numpy(), end.cpu().numpy(), strict=True))
+
+    @override
+    def predictions(self, found: Sequence[Any], encoded: Encoded) -> list[dict[str, Any]]:
+        """The answer, and where it begins and ends in the context; no text and None where there is none."""
+        starts, ends = zip(*found, strict=True)
+        return [
+            {"prediction": span.text, "span": [span.start, span.start + len(span.text)] if span.text else None}
+            for span in self._spans((starts, ends), encoded)
+        ]
+
     def _answers(self, predictions: Any, encoded: Encoded) -> list[str]:
+        return [span.text for span in self._spans(predictions, encoded)]
+
+    def _spans(self, predictions: Any, encoded: Encoded) -> list[_Span]:
         """The best span over all windows of each question; no text where pointing nowhere scores higher."""
         contexts = list(encoded.examples["context"])
         best = [_Span(-np.inf, "")] * len(contexts)
@@ -139,7 +166,7 @@ class QuestionAnsPipeline(Pipeline):
             nowhere[source] = min(nowhere[source], start[0] + end[0])
             best[source] = max(best[source], _best_span(start, end, np.asarray(offsets), contexts[source]))
         return [
-            "" if self.some_have_none and null > span.score else span.text
+            _Span(null, "") if self.some_have_none and null > span.score else span
             for span, null in zip(best, nowhere, strict=True)
         ]
 
@@ -175,5 +202,6 @@ def _best_span(start: NDArray[Any], end: NDArray[Any], offsets: NDArray[Any], co
     scores = start[inside][:, None] + end[inside][None, :]
     allowed = np.triu(np.ones_like(scores, dtype=bool)) & np.tril(np.ones_like(scores, dtype=bool), LONGEST_ANSWER - 1)
     first, last = np.unravel_index(np.argmax(np.where(allowed, scores, -np.inf)), scores.shape)
-    text = context[offsets[inside[first]][0] : offsets[inside[last]][1]]
-    return _Span(float(scores[first, last]), text.strip())
+    begin = int(offsets[inside[first]][0])
+    text = context[begin : offsets[inside[last]][1]]
+    return _Span(float(scores[first, last]), text.strip(), begin + len(text) - len(text.lstrip()))

@@ -26,6 +26,7 @@ class Seq2SeqLmPipeline(Pipeline):
         "source": ("input", "document", "article", "text", "dialogue"),
         "target": ("output", "summary", "highlights", "label", "labels"),
     }
+    given: ClassVar[tuple[str, ...]] = ("source",)
     smoothing_shift: bool | None = False
     generates: ClassVar[bool] = True
 
@@ -65,6 +66,14 @@ class Seq2SeqLmPipeline(Pipeline):
     @override
     def score(self, predictions: Any, labels: Any, encoded: Encoded) -> dict[str, float]:
         return metrics.written(self._texts(predictions), self._texts(labels))
+
+    @override
+    def unanswered(self, examples: Dataset) -> Encoded:
+        return self.features(examples.add_column("target", [""] * len(examples)))
+
+    @override
+    def predict(self, model: Any, batch: Batch) -> list[str]:
+        return self._texts(self.generate(model, batch).cpu())
 
     def _texts(self, ids: Any) -> list[str]:
         padded = np.where(np.asarray(ids) == IGNORED, self.tokenizer.pad_token_id, ids)

@@ -37,6 +37,8 @@ class SeqClsPipeline(Pipeline):
         "label": ("labels", "score", "target", "class"),
     }
     smoothing_shift: bool | None = False
+    given: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    predicts: ClassVar[tuple[str, ...]] = ("prediction", "probabilities")
     stratify_by: ClassVar[str | None] = "label"
     learnt: ClassVar[tuple[str, ...] | None] = ("labels", "default_metric", "baseline_name", "smoothing_shift")
     baseline_name: str = "majority class"
@@ -110,6 +112,25 @@ class SeqClsPipeline(Pipeline):
         if self.labels is None:
             return metrics.regression(predictions, labels)
         return metrics.classification(predictions, labels)
+
+    @override
+    def unanswered(self, examples: Dataset) -> Encoded:
+        return self.features(
+            examples.add_column("label", ["0" if self.labels is None else self.labels[0]] * len(examples))
+        )
+
+    @override
+    def predict(self, model: Any, batch: Batch) -> list[Any]:
+        logits = model(**self.inputs(batch))["logits"].float()
+        found: list[Any] = (logits.squeeze(-1) if self.labels is None else logits.softmax(-1)).tolist()
+        return found
+
+    @override
+    def predictions(self, found: Sequence[Any], encoded: Encoded) -> list[dict[str, Any]]:
+        if self.labels is None:
+            return super().predictions(found, encoded)
+        named = [dict(zip(self.labels, row, strict=True)) for row in found]
+        return [{"prediction": max(row, key=row.__getitem__), "probabilities": row} for row in named]
 
     @override
     def baseline(self, train: Encoded, held_out: Encoded) -> dict[str, float]:

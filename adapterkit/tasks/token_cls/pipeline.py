@@ -34,6 +34,7 @@ class TokenClsPipeline(Pipeline):
         "tokens": ("words",),
         "tags": ("ner_tags", "labels", "pos_tags", "chunk_tags"),
     }
+    given: ClassVar[tuple[str, ...]] = ("tokens",)
     smoothing_shift: bool | None = False
     learnt: ClassVar[tuple[str, ...] | None] = ("tags", "are_entities", "default_metric")
     baseline_name: str = "commonest tag"
@@ -117,6 +118,31 @@ class TokenClsPipeline(Pipeline):
             [self.tags[index] for index, label in zip(row, wanted, strict=True) if label != IGNORED]
             for row, wanted in zip(indices, labels, strict=True)
         ]
+
+    @override
+    def unanswered(self, examples: Dataset) -> Encoded:
+        """A text that is no list is split at blanks."""
+        words = [row.split() if isinstance(row, str) else row for row in examples["tokens"]]
+        tagged = examples.add_column("tags", [[self.tags[0]] * len(row) for row in words])
+        return self.features(tagged.remove_columns("tokens").add_column("tokens", words))
+
+    @override
+    def predict(self, model: Any, batch: Batch) -> list[list[str]]:
+        logits = model(**self.inputs(batch))["logits"]
+        labels = batch["labels"]
+        return self._tags(own_positions(logits, labels.shape[1]).argmax(-1).tolist(), labels.tolist())
+
+    @override
+    def predictions(self, found: Sequence[Any], encoded: Encoded) -> list[dict[str, Any]]:
+        """One tag a word; None for words that are cut off, or have no token."""
+        words = encoded.examples["tokens"][:]
+        tokens = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.max_length)
+        said = []
+        for index, (row, tags) in enumerate(zip(words, found, strict=True)):
+            seen = dict.fromkeys(word for word in tokens.word_ids(index) if word is not None)
+            tag_of = dict(zip(seen, tags, strict=True))
+            said.append({"prediction": [tag_of.get(word) for word in range(len(row))]})
+        return said
 
     @override
     def baseline(self, train: Encoded, held_out: Encoded) -> dict[str, float]:
