@@ -22,6 +22,7 @@ VERBS = {
     "merge": ("adapterkit.cli.merge:merge", "an adapter and its base as one plain model, proved to compute the same"),
     "eval": ("adapterkit.cli.evaluate:evaluate", "the metrics of a finished run, on a split or on other data"),
     "predict": ("adapterkit.cli.predict:predict", "what a finished run's adapter says of new rows"),
+    "plugin": ("adapterkit.cli.plugin:plugin", "plugin new: a whole package for a method or a task of your own"),
     "plugins": ("adapterkit.cli.listing:plugins", "state of every installed plugin; exit code 1 if any has a problem"),
     "schema": ("adapterkit.cli.schema:schema", "JSON Schema of the configuration, for editors"),
 }
