@@ -116,7 +116,7 @@ def load_split(config: DataConfig, roles: Roles, name: str | None = None) -> Spl
     if _is_unlabelled(chosen, examples, roles):
         raise DataError(f"{place}: no row has a label")
     check_values(examples, roles, config.columns, place)
-    return Split(chosen, _subset(examples, config.max_eval_samples, raw.ordered), raw.source, raw.fingerprint)
+    return Split(chosen, subset(examples, config.max_eval_samples, raw.ordered), raw.source, raw.fingerprint)
 
 
 def load_rows(config: DataConfig, roles: Roles) -> tuple[Dataset, Dataset]:

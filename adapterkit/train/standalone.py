@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapterkit.auto import TRUSTED, base_class, grow_embeddings
 from adapterkit.checkpoint.files import load_peft_weights
-from adapterkit.checkpoint.keys import HEAD_PREFIX, PREFIX
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.choices import BUILTIN_PREFIX
 from adapterkit.config.run import ModelConfig
 from adapterkit.errors import CapabilityError, ConfigError, first_line
 from adapterkit.model import PeftModel, wrapper_for
+from adapterkit.ondisk.names import HEAD_PREFIX, PREFIX
 from adapterkit.registry import tasks
 from adapterkit.train.found import Found
 from adapterkit.train.models import load_base, load_tokenizer, silence, whole_tokenizer
