@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.interchange.matrix import BASES, MARKS, PAGE, Cell, cells, check, on_page, peft, refusal, shared
+from tests.parity.prompts import needs_past_key_values
+
+CELLS = [
+    pytest.param(cell, marks=needs_past_key_values if cell.method == "prefix_tuning" else (), id=str(cell))
+    for cell in cells()
+]
 
 
-@pytest.mark.parametrize("cell", list(cells()), ids=str)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_cell_of_the_matrix(cell):
     reason, shown = refusal(cell), on_page(cell.method, cell.task)
     if reason:

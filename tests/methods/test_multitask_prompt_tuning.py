@@ -11,7 +11,18 @@ from safetensors.torch import save
 from adapterkit import MultitaskPromptTuningConfig, get_peft_model
 from adapterkit.errors import CapabilityError, CheckpointError, ConfigError, StateError
 from tests.parity.helpers import peft, quiet
-from tests.parity.prompts import CASES, assert_files_go_back, bart, batch, gpt2, llama, pair, results, t5
+from tests.parity.prompts import (
+    CASES,
+    assert_files_go_back,
+    bart,
+    batch,
+    gpt2,
+    llama,
+    needs_past_key_values,
+    pair,
+    results,
+    t5,
+)
 
 TASKS = {"task_ids": torch.tensor([0, 1, 1])}
 TENSORS = ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")
@@ -33,6 +44,7 @@ def test_forward_and_files_are_those_of_peft(case: str, halves: int | None, tmp_
     assert_files_go_back(ours, make, inputs, tmp_path)
 
 
+@needs_past_key_values
 @pytest.mark.parametrize("make", [gpt2, llama])
 def test_generation_is_that_of_peft(make: object, tmp_path: Path) -> None:
     config = {**CONFIG, "task_type": "CAUSAL_LM"}

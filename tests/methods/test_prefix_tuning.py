@@ -21,12 +21,14 @@ from tests.parity.prompts import (
     gpt2,
     llama,
     mistral,
+    needs_past_key_values,
     pair,
     results,
     t5,
 )
 
 
+@needs_past_key_values
 @pytest.mark.parametrize("case", [*CASES, "CAUSAL_LM-gemma4"])
 def test_forward_and_files_are_those_of_peft(case: str, tmp_path: Path) -> None:
     task_type, make, extra = CASES.get(case, ("CAUSAL_LM", gemma4, {"labels": batch()["input_ids"]}))
@@ -104,6 +106,7 @@ SEARCHES = {
 }
 
 
+@needs_past_key_values
 @pytest.mark.parametrize("make", [gpt2, llama, mistral, gemma2, gemma4, t5, bart])
 def test_generation_is_that_of_peft(make: object, tmp_path: Path) -> None:
     task_type = "SEQ_2_SEQ_LM" if make in (t5, bart) else "CAUSAL_LM"

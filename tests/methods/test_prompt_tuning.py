@@ -21,6 +21,7 @@ from tests.parity.prompts import (
     batch,
     gpt2,
     llama,
+    needs_past_key_values,
     pair,
     results,
     t5,
@@ -72,6 +73,7 @@ def _grown(mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([mask.new_ones(3, 3), mask], dim=1)
 
 
+@needs_past_key_values
 @pytest.mark.parametrize("make", [gpt2, llama, t5, bart])
 def test_generation_is_that_of_peft(make: object, tmp_path: Path) -> None:
     task_type = "SEQ_2_SEQ_LM" if make in (t5, bart) else "CAUSAL_LM"

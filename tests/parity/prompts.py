@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
@@ -19,6 +21,13 @@ ROWS, COLUMNS, VOCABULARY = 3, 7, 50
 _BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 _LLAMA = {**_BERT, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
 _COMMON = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
+
+
+needs_past_key_values = pytest.mark.skipif(
+    "past_key_values" not in inspect.signature(hf.GPT2LMHeadModel.forward).parameters,
+    reason="PEFT 0.21.2 knows the key-value cache by the name that it had before transformers 5.24",
+)
+"""For what PEFT cannot do with a later transformers."""
 
 
 def lively(cls: Any, config: Any) -> nn.Module:
