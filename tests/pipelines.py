@@ -19,10 +19,10 @@ def data_of(rows: list[dict[str, Any]]) -> Data:
     return Data(split, split, None, "here", "")
 
 
-def pipeline_of(task: str, data: Data | None = None, **options: Any) -> Pipeline:
-    """The pipeline of a task, which has learnt what ``data`` says."""
-    config = tasks[task]()
-    pipeline: Pipeline = resolve(config.pipeline)(DataConfig(**options), load_tokenizer(ModelConfig(), config))
+def pipeline_of(task: str, data: Data | None = None, *, model: str | None = None, **options: Any) -> Pipeline:
+    """The pipeline of a task, which has learnt what ``data`` says; with the tokenizer of ``model``, or the task's."""
+    config, source = tasks[task](), ModelConfig(name_or_path=model)
+    pipeline: Pipeline = resolve(config.pipeline)(DataConfig(**options), load_tokenizer(source, config))
     if data is not None:
         pipeline.learn(data)
     return pipeline

@@ -147,8 +147,11 @@ def whole_tokenizer(name: str | Path, **options: Any) -> PreTrainedTokenizerBase
 
 
 def use_padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell a model that has no padding token which one its inputs are padded with."""
-    if getattr(model.config, "pad_token_id", None) is None:
+    """Tell a model which token its inputs are padded with: it may know of none, or of another.
+
+    A decoder that classifies texts finds the last token of each by it.
+    """
+    if tokenizer.pad_token_id is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
 
 

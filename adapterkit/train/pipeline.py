@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from datasets import Dataset
@@ -102,6 +102,10 @@ class Pipeline(ABC):
 
     predicts: ClassVar[tuple[str, ...]] = ("prediction",)
     """The columns that `predictions` may make."""
+
+    padding_side: Literal["left", "right"] = "right"
+    """Where rows of tokens are padded, whatever the tokenizer says. On the right every token keeps its index, its
+    position, and its distance from virtual tokens; rows that are to be gone on from need their padding on the left."""
 
     row_inputs: tuple[str, ...] = ()
     """Columns of integers that the method takes beside the base model's inputs."""
@@ -292,7 +296,8 @@ class Pipeline(ABC):
     def padded(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Batch:
         """Rows of token ids as tensors of one length; only what the tokenizer's model takes."""
         wanted = names or [name for name in self.tokenizer.model_input_names if name in rows[0]]
-        padded = self.tokenizer.pad({name: [row[name] for row in rows] for name in wanted})
+        columns = {name: [row[name] for row in rows] for name in wanted}
+        padded = self.tokenizer.pad(columns, padding_side=self.padding_side)
         return {
             name: torch.tensor(padded[name]) for name in wanted
         }  # the tokenizer's own tensors take four times as long
@@ -300,7 +305,7 @@ class Pipeline(ABC):
     def padded_labels(self, labels: Sequence[Sequence[int]]) -> Tensor:
         """Label sequences as one tensor, padded with -100 on the side on which inputs are padded."""
         longest = max(map(len, labels))
-        left = self.tokenizer.padding_side == "left"
+        left = self.padding_side == "left"
         padding = [[IGNORED] * (longest - len(row)) for row in labels]
         return torch.tensor(
             [pad + list(row) if left else list(row) + pad for pad, row in zip(padding, labels, strict=True)]

@@ -175,6 +175,18 @@ def test_spans_of_answers(runs, capsys):
         assert row["context"][begin:end] == row["prediction"] != ""
 
 
+def test_spans_by_a_decoder_whose_tokenizer_pads_on_the_left(capsys, tmp_path):
+    changes = {"model": {"name_or_path": "builtin:llama"}, "trainer": {"max_steps": 24, "learning_rate": 0.02}}
+    run(short_run("question_ans", **changes), tmp_path, quiet=True)
+    rows = test_split(tmp_path)
+    given = [{"question": row["question"], "context": row["context"]} for row in rows]
+    together = predicted(capsys, tmp_path, given)
+    assert together == predicted(capsys, tmp_path, given, "trainer.per_device_eval_batch_size=1")
+    expected = layout.read_summary(tmp_path)["metrics"]
+    for name, value in score("question_ans", together, rows).items():
+        assert value == pytest.approx(expected[f"test_{name}"], abs=1e-6)
+
+
 def test_an_answer_that_is_none(runs, capsys, tmp_path):
     directory = runs("question_ans")
     manifest = layout.read_manifest(directory)

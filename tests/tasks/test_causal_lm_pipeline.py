@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn import functional
 
 from adapterkit.errors import DataError
@@ -43,14 +44,17 @@ def test_long_prompts_lose_their_beginning() -> None:
     assert pipeline.tokenizer.decode(pipeline.features(data.train)[0]["input_ids"]) == "plot was good</s>"
 
 
-def test_rows_are_padded_on_the_left() -> None:
+def test_rows_are_padded_on_the_right_and_prompts_to_go_on_from_on_the_left() -> None:
     data = data_of([{"prompt": "the", "completion": "plot was good"}, {"prompt": "a", "completion": "plot"}])
     pipeline = pipeline_of("causal_lm", data)
     encoded = pipeline.features(data.train)
     batch = pipeline.collate([encoded[0], encoded[1]])
-    assert batch["attention_mask"][1].tolist() == [0, 0, 1, 1, 1, 1]
-    assert batch["labels"][1].tolist()[:4] == [-100] * 4
-    assert torch.equal(batch["labels"][1, 4:], batch["input_ids"][1, 4:])
+    assert batch["attention_mask"][1].tolist() == [1, 1, 1, 1, 0, 0]
+    learnt = [-100, -100, *batch["input_ids"][1, 2:4].tolist(), -100, -100]
+    assert batch["labels"][1].tolist() == learnt
+    encoded = pipeline.unanswered(Dataset.from_dict({"prompt": ["the plot was", "a"]}))
+    batch = pipeline.batch([encoded[0], encoded[1]])
+    assert batch["attention_mask"][1].tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("virtual", [0, 3])

@@ -142,7 +142,8 @@ def test_what_is_counted_and_padded_the_short_way_is_what_the_libraries_give(tmp
         assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0
     assert trainer.floating_point_ops({}) == 0
     names = [name for name in tokenizer.model_input_names if name in batch]
-    wanted = tokenizer.pad({name: [row[name] for row in rows] for name in names}, return_tensors="pt")
+    columns = {name: [row[name] for row in rows] for name in names}
+    wanted = tokenizer.pad(columns, padding_side="right", return_tensors="pt")
     for name in names:
         assert batch[name].dtype == wanted[name].dtype
         assert torch.equal(batch[name], wanted[name])

@@ -122,7 +122,7 @@ class CausalLmPipeline(Pipeline):
         ids = [row[-room:] or [self.tokenizer.eos_token_id] for row in ids]
         columns = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": ids}
         added = {name: examples[name][:] for name in self.row_inputs}
-        self.tokenizer.padding_side = "left"
+        self.padding_side = "left"  # what is written follows on a row's last column
         return Encoded(Dataset.from_dict({**columns, **added}), examples)
 
     @override

@@ -71,10 +71,10 @@ class FeatureExtractionPipeline(Pipeline):
     @override
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """All first sentences, then all second ones: inputs have twice as many rows as ``labels``."""
-        texts = [{"input_ids": row[name]} for name in ("sentence1", "sentence2") for row in rows]
-        inputs = self.tokenizer.pad(texts, return_tensors="pt")
+        texts = [row[name] for name in ("sentence1", "sentence2") for row in rows]
+        inputs = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in texts]
         labels = torch.tensor([row["labels"] for row in rows])
-        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": labels}
+        return {**self.padded(inputs, ("input_ids", "attention_mask")), "labels": labels}
 
     @override
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
