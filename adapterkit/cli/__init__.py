@@ -13,20 +13,21 @@ from adapterkit.errors import EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_OK, Adapterkit
 VERBS = {
     "list": ("adapterkit.cli.listing:show_list", "methods, tasks, models, presets or plugins that are installed"),
     "show": ("adapterkit.cli.show:show", "every field of a method, task or section; or a preset's file"),
+    "schema": ("adapterkit.cli.schema:schema", "JSON Schema of a run's configuration, for editors"),
     "validate": ("adapterkit.cli.validate:validate", "compose and check a run or a sweep, and start nothing"),
     "estimate": ("adapterkit.cli.estimate:estimate", "targets and exact parameter counts, without weights"),
+    "eval": ("adapterkit.cli.evaluate:evaluate", "the metrics of a finished run, on a split or on other data"),
+    "predict": ("adapterkit.cli.predict:predict", "what a finished run's adapter says of new rows"),
     "inspect": ("adapterkit.cli.inspect:inspect", "what a saved adapter is, without torch or its base model"),
     "diff": ("adapterkit.cli.diff:diff", "what differs between two saved adapters; exit code 4 if anything does"),
     "verify": ("adapterkit.cli.verify:verify", "whether a saved adapter is sound; exit code 4 if it is not"),
-    "export": ("adapterkit.cli.export:export", "an adapter for vLLM, SGLang, llama.cpp, TGI or PEFT, or why not"),
     "merge": ("adapterkit.cli.merge:merge", "an adapter and its base as one plain model, proved to compute the same"),
-    "eval": ("adapterkit.cli.evaluate:evaluate", "the metrics of a finished run, on a split or on other data"),
-    "predict": ("adapterkit.cli.predict:predict", "what a finished run's adapter says of new rows"),
+    "export": ("adapterkit.cli.export:export", "an adapter for vLLM, SGLang, llama.cpp, TGI or PEFT, or why not"),
     "plugin": ("adapterkit.cli.plugin:plugin", "plugin new: a whole package for a method or a task of your own"),
     "plugins": ("adapterkit.cli.listing:plugins", "state of every installed plugin; exit code 1 if any has a problem"),
-    "schema": ("adapterkit.cli.schema:schema", "JSON Schema of the configuration, for editors"),
 }
-"""Verb to the function that does it, called with the rest of the line, and what it does."""
+"""Verb to the function that does it, called with the rest of the line, and what it does. In order: before a run, with a
+run, with a saved adapter, and about plugins."""
 
 USAGE = {
     "list": "list [methods|tasks|models|presets|plugins]",

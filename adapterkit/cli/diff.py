@@ -39,16 +39,17 @@ def diff(arguments: Sequence[str]) -> int:
     """
     options = Options(
         "diff",
+        "A B [--values] [--json]",
         "What differs between two saved adapters: settings, the base that they were made on, and names, shapes and "
         "types of tensors.",
-        "exit codes: 0 nothing, 4 something. Values are compared with --values only. A setting that a file leaves out "
-        "counts as the method's default; the order of names does not count.",
+        epilog="exit codes: 0 nothing, 4 something. Values are compared with --values only. A setting that a file "
+        "leaves out counts as the method's default; the order of names does not count.",
     )
     options.add_argument("a", metavar="A", help=PLACES)
     options.add_argument("b", metavar="B", help="the same")
     options.add_argument("--values", action="store_true", help="compare the tensors' values, too, by torch")
     options.add_argument("--json", action="store_true", help="print the differences as JSON")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     a, b = locate(given.a), locate(given.b)
     found = differences(a, b, values=given.values)
     if given.json:

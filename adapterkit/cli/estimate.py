@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from adapterkit.cli.flags import taken
 from adapterkit.cli.listing import columns
-from adapterkit.cli.options import size
+from adapterkit.cli.options import Options, size
 from adapterkit.config.trainer import TrainerConfig
 from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.ondisk.names import with_open_numbers
@@ -68,26 +66,25 @@ def estimate(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: a flag is unknown or alone, a file cannot be read, or what it says cannot be honoured.
     """
-    parser = argparse.ArgumentParser(
-        "adapterkit estimate",
-        usage="%(prog)s [--json] +method=<name> task=<name> [key=value ...]\n"
-        "       %(prog)s [--json] --config FILE --model FILE [--task NAME] [trainer.key=value ...]",
-        description="Targets and exact parameter counts.",
-        allow_abbrev=False,
+    options = Options(
+        "estimate",
+        "+method=<name> task=<name> [key=value ...] [--json]\n"
+        "--config FILE --model FILE [--task NAME] [trainer.key=value ...] [--json]",
+        "Targets, exact parameter counts and bytes, on a model without weights.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a PEFT adapter_config.json, instead of overrides")
-    parser.add_argument("--model", type=Path, metavar="FILE", help="the config.json of a transformers model")
-    parser.add_argument("--task", metavar="NAME", help="the task, where the adapter's config has none (causal_lm)")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    options, overrides = taken(parser, arguments, beside=PRESETS)
-    if (options.config is None) != (options.model is None):
+    options.add_argument("--config", type=Path, metavar="FILE", help="a PEFT adapter_config.json, instead of overrides")
+    options.add_argument("--model", type=Path, metavar="FILE", help="the config.json of a transformers model")
+    options.add_argument("--task", metavar="NAME", help="the task, where the adapter's config has none (causal_lm)")
+    options.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    given, overrides = options.read_beside_words(arguments, others=PRESETS)
+    if (given.config is None) != (given.model is None):
         raise ConfigError("estimate takes --config and --model together, or overrides")
-    if options.config is None:
+    if given.config is None:
         found = _from_overrides(overrides)
     else:
         trainer = _trainer(overrides)
-        found = count(_read(options.config), _read(options.model), task=options.task, trainer=trainer)
-    print(json.dumps(asdict(found), indent=2) if options.json else text(found))
+        found = count(_read(given.config), _read(given.model), task=given.task, trainer=trainer)
+    print(json.dumps(asdict(found), indent=2) if given.json else text(found))
     return EXIT_OK
 
 

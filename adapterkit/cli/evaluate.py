@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from adapterkit.cli.flags import taken
+from adapterkit.cli.options import RUN, Options
 from adapterkit.config.run import DataConfig
 from adapterkit.errors import EXIT_OK, ConfigError
 
@@ -26,24 +25,24 @@ def evaluate(arguments: Sequence[str]) -> int:
         ConfigError: a flag or a key is unknown, ``RUN`` is no run, or the data are not there.
         CheckpointError: the run has no adapter.
     """
-    parser = argparse.ArgumentParser(
-        "adapterkit eval",
-        usage="%(prog)s [--split NAME] [--to FILE] RUN [data.key=value ...] [model.key=value ...]",
-        description="The metrics of a finished run's adapter: on a split of its data, or on other data, which "
+    options = Options(
+        "eval",
+        "RUN [--split NAME] [--to FILE] [data.key=value ...] [model.key=value ...]",
+        "The metrics of a finished run's adapter: on a split of its data, or on other data, which "
         "data.path=... names and which are scored whole.",
-        allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
-    parser.add_argument(
+    options.add_argument("run", type=Path, metavar="RUN", help=RUN)
+    options.add_argument(
         "--split",
         choices=("train", "validation", "test"),
-        help="which split; by default test where there is one, else validation",
+        metavar="NAME",
+        help="train, validation or test; by default test where there is one, else validation",
     )
-    parser.add_argument("--to", type=Path, metavar="FILE", help="write the numbers as JSON, too")
-    options, words = taken(parser, arguments)
+    options.add_argument("--to", type=Path, metavar="FILE", help="write the numbers as JSON, too")
+    given, words = options.read_beside_words(arguments)
     from adapterkit.cli.again import reconfigured
 
-    config, chosen = reconfigured("eval", options.run, words, KEYS, _elsewhere(words))
+    config, chosen = reconfigured("eval", given.run, words, KEYS, _elsewhere(words))
     gc.enable()
     from adapterkit.files import write_text
     from adapterkit.train import screen  # only now: a mistake costs no import of torch
@@ -52,13 +51,13 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     elsewhere = bool({f"data.{key}" for key in SOURCE} & chosen)
     with console():
-        found = evaluated(options.run, config, split=options.split, elsewhere=elsewhere)
+        found = evaluated(given.run, config, split=given.split, elsewhere=elsewhere)
     screen.show_scores(config, found)
-    if options.to is not None:
+    if given.to is not None:
         try:
-            write_text(options.to, json.dumps(asdict(found), indent=2) + "\n")
+            write_text(given.to, json.dumps(asdict(found), indent=2) + "\n")
         except OSError as error:
-            raise ConfigError(f"--to={options.to}: cannot be written: {error}") from error
+            raise ConfigError(f"--to={given.to}: cannot be written: {error}") from error
     return EXIT_OK
 
 

@@ -21,7 +21,7 @@ def export(arguments: Sequence[str]) -> int:
         CheckpointError: the files cannot be read, or not be written.
         CheckFailedError: the adapter is not sound, or cannot be served; says why.
     """
-    given = _options().parse_args(arguments)
+    given = _options().read(arguments)
     servers = _servers(given.programs)
     files = locate(given.adapter)
     unsound = problems(files)
@@ -45,10 +45,11 @@ def export(arguments: Sequence[str]) -> int:
 def _options() -> Options:
     options = Options(
         "export",
+        "DIR --for PROGRAM --to OUT [--base MODEL --rank RANK [--task NAME]]\nDIR --check [--for PROGRAM] [--json]",
         "Write an adapter so that a program serves it as it was trained: scales and ranks of single layers are folded "
         "into the factors. Several programs, separated by commas, get one directory that suits them all.",
-        "exit codes: 0 written, or with --check served as it is; 4 not, and why. The rules are those that the sources "
-        "of the programs state (docs/serving.md); the programs are not run.",
+        epilog="exit codes: 0 written, or with --check served as it is; 4 not, and why. The rules are those that the "
+        "sources of the programs state (docs/serving.md); the programs are not run.",
     )
     options.add_argument("adapter", metavar="DIR", help=PLACES)
     options.add_argument("--for", dest="programs", metavar="PROGRAM", help=f"{', '.join(SERVERS)}; several with commas")

@@ -26,12 +26,16 @@ def inspect(arguments: Sequence[str]) -> int:
         ConfigError: there is no such adapter.
         CheckpointError: its files cannot be read.
     """
-    options = Options("inspect", "What a saved adapter is, from its config and the header of its tensors.")
+    options = Options(
+        "inspect",
+        "DIR [--tensors] [--norms] [--json]",
+        "What a saved adapter is, from its config and the header of its tensors.",
+    )
     options.add_argument("adapter", metavar="DIR", help=PLACES)
     options.add_argument("--tensors", action="store_true", help="list every tensor")
     options.add_argument("--norms", action="store_true", help="their Frobenius norms, too; reads the values, by torch")
     options.add_argument("--json", action="store_true", help="print all of it as JSON")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     files = locate(given.adapter)
     norms = _norms(files) if given.norms else {}
     facts = facts_of(files)

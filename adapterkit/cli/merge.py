@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterkit.cli.flags import only
+from adapterkit.cli.options import Options
 from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.files import refuse_occupied
 from adapterkit.train.found import find
@@ -25,36 +24,42 @@ def merge(arguments: Sequence[str]) -> int:
         CapabilityError: the method cannot be merged.
         CheckFailedError: what was written computes something else than the adapter.
     """
-    parser = argparse.ArgumentParser(
-        "adapterkit merge",
-        description="Merge an adapter into its base, and write a plain model of transformers with its tokenizer. It is "
+    options = Options(
+        "merge",
+        "DIR --to OUT [--base MODEL] [--dtype TYPE] [--tolerance SHARE]",
+        "Merge an adapter into its base, and write a plain model of transformers with its tokenizer. It is "
         "read back, and its outputs for one batch are compared with the adapter's: if they differ, nothing is left.",
-        allow_abbrev=False,
+        epilog="exit codes: 0 written; 4 it computes something else, and nothing is left",
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="an adapter's directory, or a run's")
-    parser.add_argument("--to", type=Path, metavar="OUT", required=True, help="where to; nothing may be there")
-    parser.add_argument("--base", metavar="PATH", help="directory or Hub id of the base, if not the adapter's own")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="type of the weights that are written (the base's)"
+    options.add_argument("adapter", metavar="DIR", help="an adapter's directory, or a run's")
+    options.add_argument(
+        "--to", type=Path, metavar="OUT", required=True, help="the directory to write; nothing may be there"
     )
-    parser.add_argument(
+    options.add_argument("--base", metavar="MODEL", help="the base model, if not the one that the adapter names")
+    options.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        metavar="TYPE",
+        help="of the weights that are written: float32, bfloat16 or float16 (the base's)",
+    )
+    options.add_argument(
         "--tolerance",
         type=float,
         metavar="SHARE",
         help="how far outputs may differ, relative to the largest one (1e-4 in float32, 1e-2 in float16, 5e-2 in "
         "bfloat16 and for a quantised base)",
     )
-    options = only(parser, arguments)
-    if options.tolerance is not None and not options.tolerance >= 0:
-        raise ConfigError(f"--tolerance={options.tolerance}: must be 0 or more")
-    refuse_occupied(options.to)
-    found = find(options.directory)
+    given = options.read(arguments)
+    if given.tolerance is not None and not given.tolerance >= 0:
+        raise ConfigError(f"--tolerance={given.tolerance}: must be 0 or more")
+    refuse_occupied(given.to)
+    found = find(Path(given.adapter))
     gc.enable()
     from adapterkit.train.console import console  # only now: a mistake costs no import of torch
     from adapterkit.train.merging import merge as merged
 
     with console():
-        result = merged(found, options.to, base=options.base, dtype=options.dtype, tolerance=options.tolerance)
+        result = merged(found, given.to, base=given.base, dtype=given.dtype, tolerance=given.tolerance)
     print(text(result, found.config.peft_type))
     return EXIT_OK
 

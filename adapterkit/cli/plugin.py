@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import keyword
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from adapterkit import __version__
-from adapterkit.cli.flags import only
+from adapterkit.cli.options import Options
 from adapterkit.errors import EXIT_OK, ConfigError, did_you_mean
 from adapterkit.files import appearing, refuse_occupied
 from adapterkit.registry import KINDS
@@ -24,38 +23,44 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def plugin(arguments: Sequence[str]) -> int:
-    """``plugin new NAME [--kind method|task] [--to DIR]``.
+    """``plugin new NAME [--kind KIND] [--to OUT]``.
 
     Raises:
-        ConfigError: the name cannot be that of a package, or is taken; or there is something in ``DIR``.
+        ConfigError: the name cannot be that of a package, or is taken; or there is something in ``OUT``.
     """
-    parser = argparse.ArgumentParser(
-        "adapterkit plugin",
-        usage="%(prog)s new NAME [--kind method|task] [--to DIR]",
-        description="Write a package with a method, or a task, of one's own: its config, what it computes, its entry "
+    options = Options(
+        "plugin",
+        "new NAME [--kind KIND] [--to OUT]",
+        "Write a package with a method, or a task, of one's own: its config, what it computes, its entry "
         "point, and tests that hold it to adapterkit's contract.",
-        allow_abbrev=False,
     )
-    parser.add_argument("what", metavar="new", help="the only thing there is to do")
-    parser.add_argument("name", metavar="NAME", help="as it is chosen: small letters, digits and _")
-    parser.add_argument("--kind", choices=tuple(KINDS), default="method", help="what the package has (method)")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="the package's folder (adapterkit-NAME)")
-    options = only(parser, arguments)
-    if options.what != "new":
-        raise ConfigError(f"plugin has no {options.what!r}{did_you_mean(options.what, ['new'])}: plugin new NAME")
-    _check(options.kind, options.name)
-    folder = options.to or Path(_distribution(options.name))
+    options.add_argument("what", metavar="new", help="the only thing there is to do")
+    options.add_argument("name", metavar="NAME", help="as it is chosen: small letters, digits and _")
+    options.add_argument(
+        "--kind",
+        choices=tuple(KINDS),
+        metavar="KIND",
+        default="method",
+        help=f"what the package has: {' or '.join(KINDS)} (method)",
+    )
+    options.add_argument(
+        "--to", type=Path, metavar="OUT", help="the directory to write; nothing may be there (adapterkit-NAME)"
+    )
+    given = options.read(arguments)
+    if given.what != "new":
+        raise ConfigError(f"plugin has no {given.what!r}{did_you_mean(given.what, ['new'])}: plugin new NAME")
+    _check(given.kind, given.name)
+    folder = given.to or Path(_distribution(given.name))
     refuse_occupied(folder)
     with appearing(folder) as temporary:
-        for path, text in contents(options.kind, options.name):
+        for path, text in contents(given.kind, given.name):
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             (temporary / path).write_text(text, encoding="utf-8")
-    with_lora = "" if options.kind == "method" else "+method=lora "
-    chosen = f"+method={options.name} task=seq_cls" if options.kind == "method" else f"task={options.name}"
+    chosen = f"+method={given.name} task=seq_cls" if given.kind == "method" else f"+method=lora task={given.name}"
     print(
-        f"{folder}: the {options.kind} {options.name}\n"
+        f"{folder}: the {given.kind} {given.name}\n"
         f"  cd {folder} && pip install -e '.[test]' && pytest\n"
-        f"  python -m adapterkit {with_lora}{chosen}"
+        f"  python -m adapterkit {chosen}"
     )
     return EXIT_OK
 

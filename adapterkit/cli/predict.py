@@ -7,7 +7,7 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapterkit.cli.flags import taken
+from adapterkit.cli.options import RUN, Options
 from adapterkit.config.run import DATA_ENDINGS, DataConfig
 from adapterkit.errors import EXIT_OK, ConfigError, of_choices
 
@@ -37,48 +37,49 @@ def predict(arguments: Sequence[str]) -> int:
         CapabilityError: the run's task cannot predict.
         CheckpointError: the run has no adapter.
     """
-    parser = argparse.ArgumentParser(
-        "adapterkit predict",
-        usage="%(prog)s RUN --input FILE --to FILE [--max-new-tokens N] [data.columns.ROLE=COLUMN ...] [key=value ...]",
-        description="What a finished run's adapter says of new rows, which need no labels. Each row is written with "
+    options = Options(
+        "predict",
+        "RUN --input FILE --to FILE [--max-new-tokens N] [data.columns.ROLE=COLUMN ...] [key=value ...]",
+        "What a finished run's adapter says of new rows, which need no labels. Each row is written with "
         "its own columns and the prediction: a label and probabilities, a number, a tag for each word, an answer and "
         "its span, a text, or a vector.",
-        allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
-    parser.add_argument(
+    options.add_argument("run", type=Path, metavar="RUN", help=RUN)
+    options.add_argument(
         "--input", type=Path, metavar="FILE", required=True, help=f"the rows: {', '.join(DATA_ENDINGS)}"
     )
-    parser.add_argument("--to", type=Path, metavar="FILE", required=True, help=f"where to: {' or '.join(WRITES)}")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest text, for tasks that write one (64)")
-    options, words = taken(parser, arguments)
-    _check(options)
+    options.add_argument(
+        "--to", type=Path, metavar="FILE", required=True, help=f"the file to write: {' or '.join(WRITES)}"
+    )
+    options.add_argument("--max-new-tokens", type=int, metavar="N", help="longest text, for tasks that write one (64)")
+    given, words = options.read_beside_words(arguments)
+    _check(given)
     from adapterkit.cli.again import reconfigured
 
-    fixed = {f"data.{key}": DataConfig.model_fields[key].default for key in RESET} | {"data.path": str(options.input)}
-    config, _ = reconfigured("predict", options.run, words, KEYS, fixed)
+    fixed = {f"data.{key}": DataConfig.model_fields[key].default for key in RESET} | {"data.path": str(given.input)}
+    config, _ = reconfigured("predict", given.run, words, KEYS, fixed)
     gc.enable()
     from adapterkit.train.console import console  # only now: a mistake costs no import of torch
     from adapterkit.train.prediction import predict as predicted
     from adapterkit.train.prediction import write_rows
 
     with console():
-        found = predicted(options.run, config, new_tokens=options.max_new_tokens)
-        write_rows(options.to, found.rows)
-    print(f"{len(found.rows):,} rows with {', '.join(found.new)} in {options.to}")
+        found = predicted(given.run, config, new_tokens=given.max_new_tokens)
+        write_rows(given.to, found.rows)
+    print(f"{len(found.rows):,} rows with {', '.join(found.new)} in {given.to}")
     return EXIT_OK
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(given: argparse.Namespace) -> None:
     """
     Raises:
         ConfigError: a file is not there, or is of no known kind; or one is both.
     """
-    if not options.input.is_file():
-        raise ConfigError(f"--input={options.input}: no such file (from {Path.cwd()})")
-    if options.to.suffix.lower() not in WRITES:
-        raise ConfigError(f"--to={options.to}: its ending says no format{of_choices(options.to.suffix, WRITES)}")
-    if options.to.exists() and options.to.samefile(options.input):
-        raise ConfigError(f"--to={options.to}: that is the input, and would be written over")
-    if options.max_new_tokens is not None and options.max_new_tokens < 1:
-        raise ConfigError(f"--max-new-tokens={options.max_new_tokens}: must be 1 or more")
+    if not given.input.is_file():
+        raise ConfigError(f"--input={given.input}: no such file (from {Path.cwd()})")
+    if given.to.suffix.lower() not in WRITES:
+        raise ConfigError(f"--to={given.to}: its ending says no format{of_choices(given.to.suffix, WRITES)}")
+    if given.to.exists() and given.to.samefile(given.input):
+        raise ConfigError(f"--to={given.to}: that is the input, and would be written over")
+    if given.max_new_tokens is not None and given.max_new_tokens < 1:
+        raise ConfigError(f"--max-new-tokens={given.max_new_tokens}: must be 1 or more")

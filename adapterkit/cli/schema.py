@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import create_model
 
 from adapterkit.cli.listing import survey
+from adapterkit.cli.options import Options
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.files import write_text
@@ -31,16 +31,16 @@ Schema = dict[str, Any]
 
 
 def schema(arguments: Sequence[str]) -> int:
-    """``schema [--write DIRECTORY]``: print the schema of a run, or write all of them.
+    """``schema [--to OUT]``: print the schema of a run, or write all of them.
 
     Raises:
         ConfigError: the directory cannot be written to.
     """
-    parser = argparse.ArgumentParser("adapterkit schema", description="JSON Schema of the configuration.")
-    parser.add_argument(
-        "--write", metavar="DIRECTORY", type=Path, help="write run, experiment, method and task schemas"
+    options = Options("schema", "[--to OUT]", "Print the JSON Schema of a run's configuration, for editors.")
+    options.add_argument(
+        "--to", type=Path, metavar="OUT", help="the directory to write: schemas of run, experiment, method and task"
     )
-    directory = parser.parse_args(arguments).write
+    directory = options.read(arguments).to
     if directory is None:
         print(json.dumps(run_schema(), indent=2))
         return EXIT_OK
@@ -49,7 +49,7 @@ def schema(arguments: Sequence[str]) -> int:
         try:
             write_text(path, json.dumps(content, indent=2))
         except OSError as error:
-            raise ConfigError(f"--write {directory}: not a directory that can be written to: {error}") from error
+            raise ConfigError(f"--to={directory}: not a directory that can be written to: {error}") from error
         print(f"wrote {path}")
     return EXIT_OK
 

@@ -19,9 +19,10 @@ def verify(arguments: Sequence[str]) -> int:
     """
     options = Options(
         "verify",
+        "DIR [--values] [--base MODEL [--task NAME]] [--json]",
         "Whether a saved adapter is sound: its config is known, its file whole, and its tensors are those that the "
         "config asks for, as far as can be told without the base model.",
-        "exit codes: 0 sound, 4 not, with everything that is wrong, 2 there is nothing to look at",
+        epilog="exit codes: 0 sound, 4 not, with everything that is wrong, 2 there is nothing to look at",
     )
     options.add_argument("adapter", metavar="DIR", help=PLACES)
     options.add_argument("--values", action="store_true", help="look for NaN and infinite values, too, by torch")
@@ -30,7 +31,7 @@ def verify(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--task", metavar="NAME", help=TASK)
     options.add_argument("--json", action="store_true", help="print the findings as JSON")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     files = locate(given.adapter)
     found = problems(files)
     if not found and given.values:

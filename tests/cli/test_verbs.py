@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from adapterkit import __version__
 from adapterkit.architectures import ARCHITECTURES
-from adapterkit.cli import VERBS
+from adapterkit.cli import USAGE, VERBS
 from adapterkit.hydra.places import presets
 from adapterkit.registry import KINDS, resolve
 from tests.commandline import LORA, command, in_new_process
@@ -70,6 +71,46 @@ def test_every_verb_has_help(verb, flag, capsys):
     assert (told.code, told.err) == (0, "")
     assert told.out.startswith("usage: ")
     assert f"adapterkit {verb}" in told.out
+
+
+FLAGGED = [verb for verb in VERBS if verb not in USAGE]
+
+
+@pytest.mark.parametrize("verb", FLAGGED)
+def test_the_usage_of_a_verb_has_all_that_it_takes(verb, capsys):
+    usage, _, rest = command(capsys, verb, "-h").out.partition("\n\n")
+    taken = re.findall(r"^  (?:-h, )?(--[\w-]+|[\w]+)", rest, re.M)
+    assert taken.pop(taken.index("--help"))
+    assert taken
+    assert set(taken) <= set(re.findall(r"[\w-]+", usage))
+    assert set(re.findall(r"--[\w-]+", usage)) <= set(taken)
+
+
+@pytest.mark.parametrize("verb", FLAGGED)
+def test_a_flag_that_there_is_not_is_told_before_what_is_missing(verb, capsys):
+    told = command(capsys, verb, "--hlp")
+    assert (told.code, told.out) == (2, "")
+    assert f"{verb} has no flag '--hlp'; did you mean '--help'?" in told.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["merge", "here", "--to"], ["merge: argument --to: expected one argument", "merge DIR --to OUT"]),
+        (["merge", "here", "--to", "out", "--tolerance", "x"], ["invalid float value: 'x'"]),
+        (["schema", "--to"], ["schema: argument --to: expected one argument"]),
+        (["eval", "here", "--split", "dev"], ["invalid choice: 'dev'"]),
+        (["predict", "here", "--input", "rows.csv"], ["the following arguments are required: --to"]),
+        (["plugin", "new"], ["the following arguments are required: NAME"]),
+        (["estimate", "--config"], ["argument --config: expected one argument"]),
+    ],
+)
+def test_a_flag_without_its_value_is_told_with_the_usage(argv, words, capsys):
+    told = command(capsys, *argv)
+    assert (told.code, told.out) == (2, "")
+    assert told.err.startswith(f"adapterkit: {argv[0]}: ")
+    assert all(word in told.err for word in [*words, f"usage: python -m adapterkit {argv[0]} "])
+    assert len(told.err.splitlines()) < 4
 
 
 @pytest.mark.parametrize(
@@ -209,7 +250,7 @@ def test_validate_starts_nothing(capsys, tmp_path, monkeypatch):
 
 def test_a_schema_goes_into_directories_only(capsys, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    told = command(capsys, "schema", "--write", str(tmp_path / "taken"))
+    told = command(capsys, "schema", "--to", str(tmp_path / "taken"))
     assert (told.code, "taken: not a directory that can be written to" in told.err) == (2, True)
 
 
@@ -217,7 +258,7 @@ def test_the_schema_has_every_plugin_and_refuses_unknown_keys(capsys, tmp_path):
     whole = json.loads(command(capsys, "schema").out)
     names = {definition["properties"].get("peft_type", {}).get("const") for definition in whole["$defs"].values()}
     assert {"LORA", "PREFIX_TUNING", "SCALE_SHIFT"} <= names
-    told = command(capsys, "schema", "--write", str(tmp_path))
+    told = command(capsys, "schema", "--to", str(tmp_path))
     assert told.code == 0
     files = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     assert set(files) == {f"{name}.schema.json" for name in ("run", "experiment", "method", "task")}
