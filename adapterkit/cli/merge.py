@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterkit.cli.options import Options
+from adapterkit.cli.options import PLACES, Options
 from adapterkit.errors import EXIT_OK, ConfigError
 from adapterkit.files import refuse_occupied
 from adapterkit.train.found import find
@@ -31,7 +31,7 @@ def merge(arguments: Sequence[str]) -> int:
         "read back, and its outputs for one batch are compared with the adapter's: if they differ, nothing is left.",
         epilog="exit codes: 0 written; 4 it computes something else, and nothing is left",
     )
-    options.add_argument("adapter", metavar="DIR", help="an adapter's directory, or a run's")
+    options.add_argument("adapter", metavar="DIR", help=PLACES)
     options.add_argument(
         "--to", type=Path, metavar="OUT", required=True, help="the directory to write; nothing may be there"
     )
@@ -53,14 +53,14 @@ def merge(arguments: Sequence[str]) -> int:
     if given.tolerance is not None and not given.tolerance >= 0:
         raise ConfigError(f"--tolerance={given.tolerance}: must be 0 or more")
     refuse_occupied(given.to)
-    found = find(Path(given.adapter))
+    found = find(given.adapter)
     gc.enable()
     from adapterkit.train.console import console  # only now: a mistake costs no import of torch
     from adapterkit.train.merging import merge as merged
 
     with console():
         result = merged(found, given.to, base=given.base, dtype=given.dtype, tolerance=given.tolerance)
-    print(text(result, found.config.peft_type))
+    print(text(result, found.files.config.peft_type))
     return EXIT_OK
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from adapterkit import __version__
 from adapterkit.checkpoint.files import write_adapter
-from adapterkit.cli.bases import adapted
 from adapterkit.cli.options import size
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CheckFailedError
@@ -20,6 +19,7 @@ from adapterkit.ondisk.names import WRITER
 from adapterkit.ondisk.reading import AdapterFiles, entry_of
 from adapterkit.ondisk.servers import Cure, Fault, Server, advice, as_written, faults
 from adapterkit.references import resolve
+from adapterkit.train.standalone import matched
 
 BESIDE = (
     *("README.md", "tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -107,7 +107,7 @@ def _refuse(found: Iterable[Fault]) -> None:
 def _converted(files: AdapterFiles, base: str, rank: int | float, task: str | None) -> tuple[Portable, str]:
     from adapterkit import convert_to_lora
 
-    conversion = convert_to_lora(adapted(files, base, task=task), rank)
+    conversion = convert_to_lora(matched(files, base, task=task), rank)
     worst = max(conversion.errors, key=conversion.errors.__getitem__)
     config, tensors = conversion
     missing = f"at most {conversion.errors[worst]:.2g} of a layer's change is missing, at {worst}"

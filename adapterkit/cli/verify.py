@@ -55,10 +55,10 @@ def _lines(files: AdapterFiles, found: Sequence[str], told: Sequence[str]) -> li
 
 
 def _unfit(files: AdapterFiles, base: str, task: str | None) -> list[str]:
-    from adapterkit.cli.bases import adapted
+    from adapterkit.train.standalone import matched
 
     try:
-        adapted(files, base, task=task, device="meta")
+        matched(files, base, task=task, device="meta")
     except UnknownPluginError:
         raise
     except AdapterkitError as error:

@@ -126,12 +126,12 @@ def locate(where: str) -> AdapterFiles:
     """The adapter that is meant: a directory, one of its files, a run's directory, or a Hub id that is in the cache.
 
     Raises:
-        ConfigError: there is no such thing, or it has several adapters.
+        ConfigError: there is no such thing, or it has no adapter, or several.
     """
     path = Path(where)
-    if path.is_file():
+    if path.is_file() and _holds_adapter(path.parent):
         return AdapterFiles(path.parent, path if path.suffix in (".safetensors", ".bin") else None)
-    if path.is_dir():
+    if path.exists():
         return AdapterFiles(_inside(path))
     config = cached(where, CONFIG_NAME) if _HUB_ID.fullmatch(where) else None
     if config is not None:
@@ -142,20 +142,30 @@ def locate(where: str) -> AdapterFiles:
 
 def _inside(directory: Path) -> Path:
     """Where in a directory the adapter is: there, or in a folder, as in a run's directory."""
-    if any((directory / name).exists() for name in (CONFIG_NAME, WEIGHTS_NAME, PICKLED_NAME)):
+    if _holds_adapter(directory):
         return directory
-    folders = [directory / "adapter", *sorted(path for path in directory.iterdir() if path.is_dir())]
+    folders = [directory / "adapter", *_subfolders(directory)]
     found = {folder: None for each in folders for folder in (each, *_folders(each)) if (folder / CONFIG_NAME).is_file()}
     own = [folder for folder in found if folder.is_relative_to(directory / "adapter")]
     chosen = own or list(found)
     if len(chosen) > 1:
         names = ", ".join(str(folder) for folder in chosen[:_SHOWN])
         raise ConfigError(f"{directory} has several adapters; say which: {names}")
-    return chosen[0] if chosen else directory
+    if not chosen:
+        raise ConfigError(
+            f"{directory} is neither an adapter ({CONFIG_NAME}, {WEIGHTS_NAME}) nor a run that has one (adapter/)"
+        )
+    return chosen[0]
+
+
+def _holds_adapter(directory: Path) -> bool:
+    return any((directory / name).exists() for name in (CONFIG_NAME, WEIGHTS_NAME, PICKLED_NAME))
 
 
 def _folders(directory: Path) -> list[Path]:
     """The folders in ``directory/adapter``, one for each adapter that has a name; of others, none."""
-    if directory.name != "adapter" or not directory.is_dir():
-        return []
-    return sorted(path for path in directory.iterdir() if path.is_dir())
+    return _subfolders(directory) if directory.name == "adapter" else []
+
+
+def _subfolders(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []

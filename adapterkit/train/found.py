@@ -12,15 +12,15 @@ from adapterkit.config.run import RunConfig, run_config
 from adapterkit.config.strict import summarize
 from adapterkit.config.task import TaskConfig
 from adapterkit.errors import CheckpointError, ConfigError
+from adapterkit.ondisk.reading import AdapterFiles, locate
 from adapterkit.registry import methods, tasks
 from adapterkit.train import layout
 
 
 class Found(NamedTuple):
-    """Where an adapter is, and what it is."""
+    """An adapter, and whence it is."""
 
-    folder: Path
-    config: PeftConfig
+    files: AdapterFiles
     run: Path | None
     """The run that it belongs to."""
     settings: RunConfig | None
@@ -68,30 +68,20 @@ def adapter_of(run: str | Path, config: RunConfig) -> Path:
     return folder
 
 
-def find(directory: Path) -> Found:
-    """The adapter that a directory means: its own, or that of the run which it is.
+def find(where: str) -> Found:
+    """The adapter that is meant, as `adapterkit.ondisk.reading.locate` has it; of a run, the one that it trained.
 
     Raises:
-        ConfigError: there is neither, or the config of one is not valid.
+        ConfigError: there is none, or the config of it or of its run is not valid.
         CheckpointError: the run has no adapter.
     """
-    if not directory.is_dir():
-        raise ConfigError(f"{directory}: no such directory (from {Path.cwd()})")
-    if (directory / CONFIG_NAME).is_file():
-        run = _run_around(directory)
-        settings = None if run is None else load_config(run)
-        return Found(directory, PeftConfig.from_pretrained(directory), run, settings)
-    if (directory / layout.CONFIG).is_file():
+    directory = Path(where)
+    if (directory / layout.CONFIG).is_file() and not (directory / CONFIG_NAME).is_file():
         settings = load_config(directory)
-        folder = adapter_of(directory, settings)
-        return Found(folder, PeftConfig.from_pretrained(folder), directory, settings)
-    inside = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_NAME}"))
-    if len(inside) == 1:
-        return find(directory / inside[0])
-    there = f"; it holds several: {', '.join(inside)}" if inside else ""
-    raise ConfigError(
-        f"{directory} is neither an adapter's directory ({CONFIG_NAME}) nor a run's ({layout.CONFIG}){there}"
-    )
+        return Found(AdapterFiles(adapter_of(directory, settings)), directory, settings)
+    files = locate(where)
+    run = _run_around(files.directory)
+    return Found(files, run, None if run is None else load_config(run))
 
 
 def _run_around(folder: Path) -> Path | None:

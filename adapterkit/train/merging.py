@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from adapterkit.errors import CapabilityError, CheckFailedError
 from adapterkit.files import appearing
 from adapterkit.nn.storage import is_linear, is_quantised, make_dense
+from adapterkit.ondisk.reading import AdapterFiles
 from adapterkit.train.found import Found
 from adapterkit.train.models import silence
 from adapterkit.train.probes import Distance, distance, outputs_of, probe
@@ -46,14 +47,14 @@ def refuse_unmergeable(found: Found) -> None:
     Raises:
         CapabilityError: no weights express what the method does.
     """
-    config = found.config
+    config = found.files.config
     why = ""
     if config.is_prompt_learning:
         why = "no weight expresses a prompt"
     elif not config.adapter_class().mergeable:
         why = "its change is not affine in a layer's input, or depends on the row"
     if why:
-        raise CapabilityError(f"{found.folder}: {config.peft_type} cannot be merged: {why}")
+        raise CapabilityError(f"{found.files.directory}: {config.peft_type} cannot be merged: {why}")
 
 
 def merge(
@@ -81,7 +82,7 @@ def merge(
     if dtype == "float32":
         model.float()
     before, layers = outputs_of(model, batch), len(model.targeted_module_names)
-    merged = _merged(model, found, dtype)
+    merged = _merged(model, found.files, dtype)
     stored = str(merged.dtype).removeprefix("torch.")
     usual = TOLERANCES["bfloat16" if quantised or stored not in TOLERANCES else stored]
     allowed = usual if tolerance is None else tolerance
@@ -94,12 +95,12 @@ def merge(
     return Merged(to, name, stored, layers, apart, allowed, tokenizer is not None)
 
 
-def _merged(model: Any, found: Found, dtype: str | None) -> PreTrainedModel:
+def _merged(model: Any, files: AdapterFiles, dtype: str | None) -> PreTrainedModel:
     """The plain model, all of its weights unquantised."""
     try:
         merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     except CapabilityError as error:
-        raise CapabilityError(f"{found.folder}: {found.config.peft_type} cannot be merged here: {error}") from error
+        raise CapabilityError(f"{files.directory}: {files.config.peft_type} cannot be merged here: {error}") from error
     make_dense(merged)  # layers that have no adapter
     if dtype is not None:
         merged = merged.to(getattr(torch, dtype))

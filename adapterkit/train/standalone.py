@@ -1,7 +1,9 @@
-"""A saved adapter with the base model that its config names, in a run or without one."""
+"""A saved adapter on its base model, in a run or without one. `adapterkit.train.reload` is for runs alone, whose
+configuration says all that an adapter's leaves open: labels, padding, types."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +11,15 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapterkit.auto import TRUSTED, base_class, grow_embeddings
-from adapterkit.checkpoint.files import load_peft_weights
+from adapterkit.checkpoint.identity import OtherBaseWarning
 from adapterkit.config.base import PeftConfig
 from adapterkit.config.choices import BUILTIN_PREFIX
 from adapterkit.config.run import ModelConfig
-from adapterkit.errors import CapabilityError, ConfigError, first_line
+from adapterkit.config.task import TaskConfig
+from adapterkit.errors import CapabilityError, CheckFailedError, ConfigError, first_line
 from adapterkit.model import PeftModel, wrapper_for
-from adapterkit.ondisk.names import HEAD_PREFIX, PREFIX
+from adapterkit.ondisk.names import plain
+from adapterkit.ondisk.reading import AdapterFiles
 from adapterkit.registry import tasks
 from adapterkit.train.found import Found
 from adapterkit.train.models import load_base, load_tokenizer, silence, whole_tokenizer
@@ -43,29 +47,28 @@ def load(found: Found, base: str | None = None) -> Loaded:
     """
     try:
         if found.run is None or found.settings is None:
-            return _alone(found, base)
+            return _alone(found.files, base)
         settings = found.settings
         if base is not None:
             changes = {"name_or_path": base, "revision": None, "subfolder": None}
             model = ModelConfig.model_validate({**settings.model.model_dump(), **changes})
             settings = settings.model_copy(update={"model": model})
-        return Loaded(*load_run(found.run, config=settings, adapter=found.folder))
+        return Loaded(*load_run(found.run, config=settings, adapter=found.files.directory))
     except ConfigError as error:
         if base is not None:
             raise
         raise ConfigError(f"{error}; --base=... says where else the base is") from error
 
 
-def _alone(found: Found, base: str | None) -> Loaded:
-    config, folder = found.config, found.folder
+def _alone(files: AdapterFiles, base: str | None) -> Loaded:
+    config, folder = files.config, files.directory
     name = base or config.base_model_name_or_path
     if not name:
         raise ConfigError(f"{folder}: its config names no base model")
     source = ModelConfig(name_or_path=name, revision=None if base else config.revision)
     if config.task_type is not None:
         task = tasks[config.task_type.lower()]()
-        bare = load_base(source, task, device="meta")
-        made = load_base(source, task, **_classes(bare, folder, wrapper_for(config).heads))
+        made = _base(files, source, task)
         tokenizer = _tokenizer(folder, name) or (
             load_tokenizer(source, task) if name.startswith(BUILTIN_PREFIX) else None
         )
@@ -77,15 +80,44 @@ def _alone(found: Found, base: str | None) -> Loaded:
     return Loaded(model.eval(), tokenizer)
 
 
-def _classes(bare: PreTrainedModel, folder: Path, heads: tuple[str, ...]) -> dict[str, Any]:
-    """How many classes the trained head of a file has, where the base says otherwise."""
+def matched(files: AdapterFiles, base: str, *, task: str | None = None, device: str | None = None) -> PeftModel:
+    """The adapter on the very base that it was made on: to check it, or to compute with its weights. Unlike `load` it
+    takes the base's name as given, needs no values on the meta device, and refuses another base.
+
+    Args:
+        files: the adapter; its head says how many classes there are.
+        base: a directory, a Hub id, or a built-in model.
+        task: whose head the base has; by default what the adapter's config says, else ``causal_lm``.
+        device: ``"meta"`` loads neither's values.
+
+    Raises:
+        ConfigError: there is no such model, or task.
+        CheckpointError: the adapter does not fit it; names what is missing, unexpected or of another shape.
+        CheckFailedError: it fits, and was made on another model.
+    """
+    name = task or (files.config.task_type or "causal_lm").lower()
+    model = _base(files, ModelConfig(name_or_path=base), tasks[name].model_validate({"name": name}), device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OtherBaseWarning)
+        warnings.filterwarnings("ignore", "for .*copying from a non-meta parameter")  # as it is meant, with "meta"
+        try:
+            found: PeftModel = PeftModel.from_pretrained(model, files.directory)
+        except OtherBaseWarning as warning:
+            raise CheckFailedError(str(warning)) from None
+    return found
+
+
+def _base(files: AdapterFiles, source: ModelConfig, task: TaskConfig, *, device: str | None = None) -> PreTrainedModel:
+    """The base with as many classes as the trained head of the file has."""
+    bare = load_base(source, task, device="meta")
     there: Mapping[str, Any] = bare.state_dict()
-    for key, tensor in load_peft_weights(folder).items():
-        name = key.removeprefix(PREFIX).removeprefix(HEAD_PREFIX)
-        own = there.get(name)
-        if own is not None and own.shape != tensor.shape and not set(heads).isdisjoint(name.split(".")):
-            return {"num_labels": len(tensor)}
-    return {}
+    heads, options = set(task.wrapper_class().heads), {}
+    for key, entry in files.header.tensors.items():
+        own = there.get(plain(key))
+        if own is not None and tuple(own.shape) != entry.shape and heads.intersection(key.split(".")):
+            options = {"num_labels": entry.shape[0]}
+            break
+    return bare if device == "meta" and not options else load_base(source, task, device=device, **options)
 
 
 def _by_class(config: PeftConfig, source: ModelConfig) -> PreTrainedModel:

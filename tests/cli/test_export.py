@@ -143,7 +143,7 @@ def test_another_method_becomes_lora_with_its_base(tmp_path, capsys, monkeypatch
     source = written(tmp_path / "in", method=method, **fields)
     alone = export(capsys, source, "--for", "vllm", "--to", str(tmp_path / "out"))
     assert (alone.code, "export with --base and --rank" in alone.err) == (4, True)
-    monkeypatch.setattr("adapterkit.cli.bases.load_base", lambda *_, **__: llama())
+    monkeypatch.setattr("adapterkit.train.standalone.load_base", lambda *_, **__: llama())
     how = ("--to", str(tmp_path / "out"), "--base", "it", "--rank", "1.0")
     told = export(capsys, source, "--for", "vllm,llamacpp", *how)
     assert (told.code, told.err) == (0, "")
@@ -157,7 +157,7 @@ def test_a_conversion_on_another_base_is_refused(tmp_path, capsys, monkeypatch):
     other = llama()
     with torch.no_grad():
         other.model.layers[0].self_attn.q_proj.weight.add_(1)
-    monkeypatch.setattr("adapterkit.cli.bases.load_base", lambda *_, **__: other)
+    monkeypatch.setattr("adapterkit.train.standalone.load_base", lambda *_, **__: other)
     told = export(capsys, source, "--for", "vllm", "--to", str(tmp_path / "out"), "--base", "it", "--rank", "2")
     assert told.code == 4
     assert "a base with other weights" in told.err

@@ -259,10 +259,10 @@ def test_what_is_no_adapter(finished, capsys, tmp_path):
     for name in ("one", "two"):
         shutil.copytree(finished / "adapter", tmp_path / "several" / name)
     for place, words in {
-        "nowhere": "no such directory",
-        "": "is neither an adapter's directory (adapter_config.json) nor a run's (config.yaml)",
+        "nowhere": "no such file or directory",
+        "dry/config.yaml": "is neither an adapter (adapter_config.json, adapter_model.safetensors) nor a run",
         "dry": "has no adapter: a dry run",
-        "several": "it holds several: one, two",
+        "several": "has several adapters; say which: ",
     }.items():
         told = command(capsys, "merge", str(tmp_path / place), "--to", str(tmp_path / "out"))
         assert told.code in (1, 2)
@@ -277,7 +277,11 @@ def test_flags_are_known_before_torch(tmp_path):
     assert "merge has no flag '--dtpe'; did you mean '--dtype'?" in told.stderr
     assert "| torch\n" not in told.stderr
     told = in_new_process("-X", "importtime", "-m", "adapterkit", "merge", "here", "--to", "there", cwd=tmp_path)
-    assert (told.returncode, "here: no such directory" in told.stderr, "| torch\n" in told.stderr) == (2, True, False)
+    assert (told.returncode, "here: no such file or directory" in told.stderr, "| torch\n" in told.stderr) == (
+        2,
+        True,
+        False,
+    )
 
 
 def test_a_word_too_many(finished, capsys, tmp_path):

@@ -137,11 +137,22 @@ def test_verify_says_whether_an_adapter_is_sound(saved, capsys):
     assert json.loads(told.out)["problems"] == ["layers.0.query.lora_B.weight is missing"]
 
 
-def test_verify_of_a_folder_without_an_adapter(tmp_path, capsys):
-    told = command(capsys, "verify", str(tmp_path))
-    assert told.code == 4
-    assert "has no adapter_config.json" in told.out
-    assert "has neither adapter_model.safetensors nor adapter_model.bin" in told.out
+@pytest.mark.parametrize("verb", ["inspect", "diff", "verify", "export", "merge"])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_no_adapter_is_a_mistake(tmp_path, verb, kind, capsys):
+    place = tmp_path / "there"
+    place.mkdir() if kind == "folder" else place.write_text("{}")
+    beside = {"diff": [str(place)], "export": ["--check"], "merge": ["--to", str(tmp_path / "out")]}
+    told = command(capsys, verb, str(place), *beside.get(verb, []))
+    assert (told.code, told.out) == (2, "")
+    assert told.err.startswith(f"adapterkit: {place} is neither an adapter")
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_verify_of_half_an_adapter(saved, capsys):
+    (saved[0] / "adapter_config.json").unlink()
+    told = command(capsys, "verify", str(saved[0]))
+    assert (told.code, "has no adapter_config.json" in told.out) == (4, True)
 
 
 def test_verify_takes_a_pickled_file(saved, capsys):
