@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets import Dataset
+
 from adapterkit.config.run import RunConfig
 from adapterkit.errors import ConfigError
 from adapterkit.registry import implementation
@@ -16,6 +18,7 @@ from adapterkit.train.pipeline import Encoded, Pipeline
 logger = logging.getLogger("adapterkit")
 
 _USELESS, _DOUBTFUL = 0.9, 0.3  # shares of unknown tokens
+_LOOK_AT, _LETTERS = 200, 2000  # examples, and of each of their texts, by which the tokenizer is judged
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,27 @@ def _check_known(pipeline: Pipeline, data: Data) -> None:
     Raises:
         ConfigError: the tokenizer knows next to nothing of the training texts.
     """
-    share, name = pipeline.unknown_share(data.train), pipeline.tokenizer.name_or_path
+    share, name = _unknown_share(pipeline, data.train), pipeline.tokenizer.name_or_path
     said = f"{share:.0%} of the tokens of the training texts are unknown to the tokenizer of {name}"
     if share >= _USELESS:
         raise ConfigError(f"{said}; set model.tokenizer to one for these texts")
     if share >= _DOUBTFUL:
         logger.warning("%s", said)
+
+
+def _unknown_share(pipeline: Pipeline, examples: Dataset) -> float:
+    """Share of unknown tokens in the first texts; 0 for a tokenizer that has no token for what it does not know."""
+    tokenizer = pipeline.tokenizer
+    unknown = tokenizer.unk_token_id
+    columns = [name for name in pipeline.texts if name in examples.column_names]
+    if unknown is None or not columns:
+        return 0.0
+    rows = examples.select(range(min(len(examples), _LOOK_AT)))
+    values = [value for name in columns for value in rows[name]]
+    texts = [(" ".join(value) if isinstance(value, list) else value)[:_LETTERS] for value in values]
+    found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = [token for ids in found for token in ids]
+    return tokens.count(unknown) / max(len(tokens), 1)
 
 
 def deciding(config: RunConfig, method: Any) -> str:

@@ -22,8 +22,6 @@ Batch = dict[str, Tensor]
 IGNORED = -100
 """Label of positions that have none."""
 
-_LOOK_AT, _LETTERS = 200, 2000  # examples, and of each of their texts, by which the tokenizer is judged
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -177,19 +175,6 @@ class Pipeline(ABC):
             DataError: they have what it does not know: another label.
         """
         return
-
-    def unknown_share(self, examples: Dataset) -> float:
-        """Share of unknown tokens in the first texts; 0 for a tokenizer that has no token for what it does not know."""
-        unknown = self.tokenizer.unk_token_id
-        columns = [name for name in self.texts if name in examples.column_names]
-        if unknown is None or not columns:
-            return 0.0
-        rows = examples.select(range(min(len(examples), _LOOK_AT)))
-        values = [value for name in columns for value in rows[name]]
-        texts = [(" ".join(value) if isinstance(value, list) else value)[:_LETTERS] for value in values]
-        found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens = [token for ids in found for token in ids]
-        return tokens.count(unknown) / max(len(tokens), 1)
 
     @abstractmethod
     def encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
