@@ -97,11 +97,28 @@ def replacing(path: Path) -> Iterator[Path]:
 def refuse_occupied(directory: Path) -> None:
     """
     Raises:
-        ConfigError: something is there that is no empty directory.
+        ConfigError: something is there that is no empty directory, or a file is where a folder above it would be.
     """
+    _refuse_file_above(directory)
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         what = "not empty" if directory.is_dir() else "a file"
         raise ConfigError(f"{directory} is {what}, and nothing is written over")
+
+
+def refuse_no_file(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: no file can be there: a directory is, or a file is where a folder above it would be.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory")
+    _refuse_file_above(path)
+
+
+def _refuse_file_above(path: Path) -> None:
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{path} cannot be written: {above} is a file")
 
 
 @contextmanager

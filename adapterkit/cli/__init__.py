@@ -32,8 +32,8 @@ run, with a saved adapter, and about plugins."""
 USAGE = {
     "list": "list [methods|tasks|models|presets|plugins]",
     "show": "show method <name> | show task <name> | show <section> | show <group> <preset>",
-    "validate": "validate [-m] [--config-dir DIR] [--config-path DIR] [--config-name NAME] +method=<name> task=<name> "
-    "[key=value ...]",
+    "validate": "validate +method=<name> task=<name> [key=value ...] [-m] [--config-dir DIR] [--config-path DIR] "
+    "[--config-name NAME]",
     "plugins": "plugins [list]",
 }
 """How the verbs are called that take no flags of their own."""

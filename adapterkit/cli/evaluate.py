@@ -11,6 +11,7 @@ from pathlib import Path
 from adapterkit.cli.options import RUN, Options
 from adapterkit.config.run import DataConfig
 from adapterkit.errors import EXIT_OK, ConfigError
+from adapterkit.files import refuse_no_file, write_text
 
 SOURCE = ("path", "name", "revision", "format", "header", "train", "validation", "test")
 """Keys of ``data`` that say where examples come from."""
@@ -40,11 +41,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--to", type=Path, metavar="FILE", help="write the numbers as JSON, too")
     given, words = options.read_beside_words(arguments)
+    if given.to is not None:
+        refuse_no_file(given.to)
     from adapterkit.cli.again import reconfigured
 
     config, chosen = reconfigured("eval", given.run, words, KEYS, _elsewhere(words))
     gc.enable()
-    from adapterkit.files import write_text
     from adapterkit.train import screen  # only now: a mistake costs no import of torch
     from adapterkit.train.console import console
     from adapterkit.train.evaluation import evaluate as evaluated

@@ -10,6 +10,7 @@ from pathlib import Path
 from adapterkit.cli.options import RUN, Options
 from adapterkit.config.run import DATA_ENDINGS, DataConfig
 from adapterkit.errors import EXIT_OK, ConfigError, of_choices
+from adapterkit.files import refuse_no_file
 
 KEYS = (
     "data.columns",
@@ -73,7 +74,7 @@ def predict(arguments: Sequence[str]) -> int:
 def _check(given: argparse.Namespace) -> None:
     """
     Raises:
-        ConfigError: a file is not there, or is of no known kind; or one is both.
+        ConfigError: a file is not there, cannot be there, or is of no known kind; or one is both.
     """
     if not given.input.is_file():
         raise ConfigError(f"--input={given.input}: no such file (from {Path.cwd()})")
@@ -81,5 +82,6 @@ def _check(given: argparse.Namespace) -> None:
         raise ConfigError(f"--to={given.to}: its ending says no format{of_choices(given.to.suffix, WRITES)}")
     if given.to.exists() and given.to.samefile(given.input):
         raise ConfigError(f"--to={given.to}: that is the input, and would be written over")
+    refuse_no_file(given.to)
     if given.max_new_tokens is not None and given.max_new_tokens < 1:
         raise ConfigError(f"--max-new-tokens={given.max_new_tokens}: must be 1 or more")

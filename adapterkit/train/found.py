@@ -43,6 +43,9 @@ def load_config(run: str | Path) -> RunConfig:
         return run_config(method, task).model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{run}/{layout.CONFIG}: {summarize(error)}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = f"it has no {layout.CONFIG}" if Path(run).is_dir() else f"no such directory (from {Path.cwd()})"
+        raise ConfigError(f"{run} is not the directory of a run: {why}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -163,11 +163,14 @@ def test_numbers_of_a_regression(capsys, tmp_path):
         (["data.max_length=8,16"], "eval takes one value for a key"),
         (["~data.columns"], "eval takes one value for a key"),
         (["data"], "cannot read 'data': expected key=value"),
+        (["--to=."], ". is a directory"),
+        (["--to=file/scores.json"], "file is a file"),
         (["--splt=test"], "eval has no flag '--splt'; did you mean '--split'?"),
     ],
 )
 def test_what_cannot_be_asked_for(words, said, finished, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     told = command(capsys, "eval", str(finished), *words)
     assert (told.code, told.out) == (2, "")
     assert said in told.err, told.err
@@ -184,8 +187,9 @@ def test_a_run_that_has_no_adapter(finished, capsys, tmp_path):
     (tmp_path / "failed" / layout.MANIFEST).write_text(json.dumps(manifest))
     told = command(capsys, "eval", str(tmp_path / "failed"))
     assert (told.code, "has no adapter: its status is failed" in told.err) == (1, True)
-    told = command(capsys, "eval", str(tmp_path / "nothing"))
-    assert (told.code, "is not the directory of a run" in told.err) == (2, True)
+    for place, why in {"nothing": "no such directory", "": "it has no config.yaml"}.items():
+        told = command(capsys, "eval", str(tmp_path / place))
+        assert (told.code, f"is not the directory of a run: {why}" in told.err) == (2, True)
 
 
 def test_paths_of_the_run_are_found_from_elsewhere(capsys, tmp_path, monkeypatch):

@@ -249,6 +249,8 @@ def test_nothing_is_written_over(finished, capsys, tmp_path):
     for name, what in (("file", "is a file"), ("full", "is not empty")):
         told = command(capsys, "merge", str(finished), "--to", str(tmp_path / name))
         assert (told.code, what in told.err) == (2, True)
+    told = command(capsys, "merge", "nowhere", "--to", str(tmp_path / "file" / "below"))
+    assert (told.code, f"{tmp_path / 'file'} is a file" in told.err) == (2, True)
     (tmp_path / "empty").mkdir()
     assert command(capsys, "merge", str(finished), "--to", str(tmp_path / "empty")).code == 0
 

@@ -311,12 +311,14 @@ def test_what_cannot_be_predicted(content, words, said, runs, capsys, tmp_path):
         (["--input", "nowhere.csv", "--to", "out.csv"], "--input=nowhere.csv: no such file"),
         (["--input", "mine.csv", "--to", "out.cvs"], "did you mean '.csv'?"),
         (["--input", "mine.csv", "--to", "mine.csv"], "would be written over"),
-        (["--input", "mine.csv", "--to", "mine.csv/out.csv"], "cannot be written"),
+        (["--input", "mine.csv", "--to", "mine.csv/out.csv"], "mine.csv is a file"),
+        (["--input", "mine.csv", "--to", "folder.csv"], "folder.csv is a directory"),
     ],
 )
 def test_places_that_cannot_be(places, said, runs, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.csv").write_text("text\nfine\n")
+    (tmp_path / "folder.csv").mkdir()
     told = command(capsys, "predict", str(runs("seq_cls")), *places)
     assert (told.code, said in told.err) == (2, True), told.err
     assert (tmp_path / "mine.csv").read_text() == "text\nfine\n"
