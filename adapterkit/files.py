@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from adapterkit.errors import ConfigError
+from adapterkit.errors import CheckpointError, ConfigError
 from adapterkit.given import check_path
 
 HUB_OPTIONS = frozenset(
@@ -168,6 +168,23 @@ def write_text(path: Path, text: str) -> None:
         return
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of an ``adapter_config.json``, as it stands there.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}: not an adapter's directory") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
 
 
 def fetch(model_id: str | Path, filename: str, *, subfolder: str | None = None, **hub: Any) -> Path:

@@ -20,7 +20,7 @@ from adapterkit.config.strict import (
     plain_value,
     summarize,
 )
-from adapterkit.errors import CheckpointError, ConfigError, UnknownPluginError, did_you_mean, of_choices
+from adapterkit.errors import ConfigError, UnknownPluginError, did_you_mean, of_choices
 from adapterkit.given import DIRECTORY, check_mapping, check_path, misfit
 from adapterkit.registry import implementation, methods, resolve, tasks
 
@@ -299,17 +299,10 @@ class PeftConfig(StrictModel):
         Raises:
             CheckpointError: there is no such file, or it is not JSON.
         """
+        from adapterkit.files import read_settings
+
         check_path(path, "path", "the path of a file")
-        path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path.parent} has no {path.name}: not an adapter's directory") from None
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if not isinstance(data, dict):
-            raise CheckpointError(f"{path}: expected an object, found {type(data).__name__}")
-        return cls.from_dict(data, source=str(path), **options)
+        return cls.from_dict(read_settings(Path(path)), source=str(path), **options)
 
     @classmethod
     def from_pretrained(cls, model_id: str | Path, subfolder: str | None = None, **options: Any) -> Self:

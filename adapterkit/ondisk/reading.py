@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from adapterkit.config.base import CONFIG_NAME, PeftConfig
 from adapterkit.errors import CheckpointError, ConfigError
-from adapterkit.files import cached, current
+from adapterkit.files import cached, current, read_settings
 from adapterkit.ondisk.header import Entry, Header, read_header
 from adapterkit.ondisk.names import ARCHITECTURE, PICKLED_NAME, WEIGHTS, WEIGHTS_NAME, WRITER
 from adapterkit.references import resolve
@@ -37,16 +36,7 @@ class AdapterFiles:
         Raises:
             CheckpointError: there is none, or it is no JSON object.
         """
-        path = current(self.directory / CONFIG_NAME)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{self.directory} has no {CONFIG_NAME}: not an adapter's directory") from None
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path}: expected an object, found {type(content).__name__}")
-        return content
+        return read_settings(current(self.directory / CONFIG_NAME))
 
     @cached_property
     def config(self) -> PeftConfig:
