@@ -14,6 +14,7 @@ from adapterkit.checkpoint.files import write_adapter
 from adapterkit.cli.options import size
 from adapterkit.config.base import PeftConfig
 from adapterkit.errors import CheckFailedError
+from adapterkit.files import replacing
 from adapterkit.ondisk.header import Entry
 from adapterkit.ondisk.names import WRITER
 from adapterkit.ondisk.reading import AdapterFiles, entry_of
@@ -119,4 +120,5 @@ def _save(files: AdapterFiles, adapter: Portable, out: Path) -> None:
     write_adapter(out, adapter.tensors, adapter.config.to_json(), metadata=metadata)
     for pattern in BESIDE:
         for path in files.directory.glob(pattern):
-            shutil.copy(path, out)
+            with replacing(out / path.name) as temporary:
+                shutil.copyfile(path, temporary)
